@@ -40,6 +40,7 @@ from t2i.denoiser.loading.trial_pass import (
     load_and_check_tokenizer,
     translating_load_errors,
 )
+from t2i.denoiser.presets import parse_presets
 from t2i.denoiser.sampling_defaults import parse_sampling_defaults
 from t2i.errors import ModelError
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_text
@@ -161,6 +162,7 @@ def read_notes_beside_model(folder: Path) -> str | None:
         return None
     text = read_text(path, MODEL_CONFIG_KIND)
     parse_sampling_defaults(text, path)
+    parse_presets(text, path)
     return text
 
 

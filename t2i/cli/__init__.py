@@ -32,6 +32,8 @@ from t2i.cli.commands.lora import lora
 from t2i.cli.commands.models import list_models
 from t2i.cli.commands.show_metadata import show_metadata
 from t2i.cli.commands.train import train
+from t2i.cli.commands.tune import EPILOG as TUNE_EPILOG
+from t2i.cli.commands.tune import tune
 from t2i.cli.option_errors import describe_option_error
 from t2i.cli.output import asks_for_json, print_error
 from t2i.cli.path_arguments import NonEmptyPathCommandGroup
@@ -87,6 +89,7 @@ app.command(epilog=EDIT_EPILOG)(edit)
 app.command("invert", epilog=INVERT_EPILOG)(record_photo)
 app.command(epilog=HINT_EPILOG)(hint)
 app.command(epilog=EVALUATE_EPILOG)(evaluate)
+app.command(epilog=TUNE_EPILOG)(tune)
 app.command("show")(show_metadata)
 app.command("models")(list_models)
 app.command(epilog=SERVES)(serve)

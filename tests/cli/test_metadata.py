@@ -56,6 +56,7 @@ def test_a_picture_carries_its_full_request(generate: Cli, model: Path) -> None:
         "regions": [],
         "cache": [],
         "references": [],
+        "preset": None,
     }
     assert len(record["model_digest"]) == 64
     assert {"t2i", "torch", "diffusers", "transformers"} <= record["libraries"].keys()

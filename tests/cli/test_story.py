@@ -20,7 +20,7 @@ from t2i.cli.metadata.t2i_json import find_t2i_metadata
 from t2i.cli.metadata.writing import build_metadata_texts, format_a1111
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.request import MAX_SEED, Request
-from t2i.cli.request.sampler_names import SAMPLER_NAMES
+from t2i.denoiser.sampler_names import SAMPLER_NAMES
 from t2i.errors import DataError
 from t2i.pictures import save_picture
 from tests.cli.carrying import png

@@ -2,7 +2,7 @@
 
 import pytest
 
-from t2i.cli.request.sampler_names import (
+from t2i.denoiser.sampler_names import (
     SAMPLER_NAMES,
     SAMPLER_NAMES_BY_CLASS,
     SAMPLERS_WITH_SPACINGS,

@@ -51,6 +51,7 @@ OPTION_NAMES = {
     "image_prompts": "--ip-adapter ADAPTER:PICTURE",
     "regions": "--region",
     "references": "--reference",
+    "preset": "--preset",
     **{name: REQUEST_FILE_FIELDS[name].option for name in FILE_FIELD_NAMES},
 }
 """Field of a Request -> option of `t2i generate`, for messages."""
@@ -171,6 +172,7 @@ def _options_record(options: Request) -> dict[str, object]:
     values["image_prompts"] = [one.option_value for one in options.image_prompts] or None
     values["references"] = [one.option_value for one in options.references] or None
     values["cache"] = list(options.cache) or None
+    values["preset"] = None if options.preset is None else options.preset.name
     values["regions"] = [format_region(region) for region in options.regions] or None
     for name in FILE_FIELD_NAMES:
         value = getattr(options, name)
@@ -210,7 +212,7 @@ Folders written under these names must still be continued: the text may not foll
 
 FIELDS_HASHED_IF_SET = {
     *("inversion", "edit", "earlier", "alignment", "regions", "style", "controls", "image_prompts"),
-    *("cache", "references"),
+    *("cache", "references", "preset", "in_model"),
     *("segment", "animate", "for_style", "reading", "budget_bytes", "recording", "record"),
     "retry",
 }

@@ -12,6 +12,7 @@ from t2i.cli.bulk.prompt_line_schema import (
     PROMPT_LINE_KEYS,
     RECORDING_TASK_KEYS,
     PromptLineSchema,
+    parse_size_or_width_and_height,
 )
 from t2i.cli.inspected_words import (
     READING_TASKS,
@@ -49,10 +50,9 @@ from t2i.cli.request.request import (
     Request,
     RequestOverrides,
     check_text_length_and_encoding,
-    parse_size_or_width_and_height,
 )
-from t2i.cli.request.sampler_names import sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
+from t2i.denoiser.sampler_names import sampler_name_from_class
 from t2i.errors import ArgumentError, suggest_choice
 from t2i.terminal import format_short_json, plural
 
@@ -73,6 +73,7 @@ class PromptLine:
     recording : that it edits or looks into, instead of a photo
     record : name of the folder in which its target is recorded
     retry : draws its image again while a thing that its prompt names is missing
+    preset : its own, in place of the command's
     """
 
     number: int
@@ -87,6 +88,7 @@ class PromptLine:
     recording: PromptLineRecordedPhoto | None = None
     record: str | None = None
     retry: Retry | None = None
+    preset: str | None = None
 
     def to_request(self, options: Request) -> Request:
         """Return the line's request, with `options` for what the line leaves open.
@@ -188,6 +190,7 @@ def _build_line(number: int, keys: PromptLineSchema) -> PromptLine:
         recording=recording,
         record=None if keys.record is None else validate_plain_file_name(keys.record, "record"),
         retry=_parse_retry(keys),
+        preset=keys.preset,
     )
 
 

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from t2i.cli.request.request import MAX_PICTURES, MAX_SEED
+from t2i.cli.request.request import MAX_PICTURES, MAX_SEED, check_pixel_count, parse_size
 from t2i.denoiser.sampling_defaults import MAX_STEPS
+from t2i.errors import ArgumentError
 
 
 class PromptLineSchema(BaseModel):
@@ -30,6 +31,7 @@ class PromptLineSchema(BaseModel):
     control: str | list[str] | None = None
     reference: str | None = None
     cache: str | list[str] | None = None
+    preset: str | None = None
     ip_adapter: str | list[str] | None = None
     image_prompt: str | None = None
     image: str | None = None
@@ -69,3 +71,20 @@ RECORDING_TASK_KEYS = {
 """Task of a line with a "source_folder" -> keys that it may have; a recording has all others."""
 PROMPT_LINE_KEYS = tuple(PromptLineSchema.model_fields)
 """All keys of a line, and columns of a csv."""
+
+
+def parse_size_or_width_and_height(
+    size: str | int | None, width: int | None, height: int | None
+) -> tuple[int | None, int | None]:
+    """Return the width and height of a prompts file's line from its keys "size", or "width" and
+    "height"; None where it has none. Raises ArgumentError.
+    """
+    if size is not None:
+        if width is not None or height is not None:
+            raise ArgumentError('Got both "size" and "width" or "height": give one of them.')
+        width, height = parse_size(str(size), '"size"')
+    if (width is None) != (height is None):
+        raise ArgumentError('Got one of "width" and "height": give both, or "size".')
+    if width is not None and height is not None:
+        check_pixel_count(width, height)
+    return width, height

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from t2i.cli.bulk.line_presets import PromptLinePresets
 from t2i.cli.bulk.prompt_line import InvalidPromptLineError, PromptLine, parse_prompt_line
 from t2i.cli.bulk.prompt_line_schema import PROMPT_LINE_KEYS
 from t2i.cli.request.digests import compute_recording_digest
@@ -25,11 +26,11 @@ from t2i.cli.request.prompt_loras import (
     set_prompt_and_extract_loras,
 )
 from t2i.cli.request.request import Request
-from t2i.cli.request.sampler_names import (
+from t2i.denoiser.sampler_name import normalize_sampler_name
+from t2i.denoiser.sampler_names import (
     SAMPLER_NAMES,
     is_sampler_or_scheduler_name,
 )
-from t2i.denoiser.sampler_name import normalize_sampler_name
 from t2i.errors import ArgumentError, DataError, T2IError, suggest_choice
 from t2i.safe_reading import (
     PROMPTS_FILE_KIND,
@@ -57,12 +58,16 @@ class UnreadableRestOfFileError(Exception):
 
 
 def read_prompts_file(
-    path: Path, options: Request | None = None, lora_dir: Path = DEFAULT_LORA_FOLDER
+    path: Path,
+    options: Request | None = None,
+    lora_dir: Path = DEFAULT_LORA_FOLDER,
+    presets: PromptLinePresets | None = None,
 ) -> list[PromptLine]:
     """Read the prompts of a .txt, .jsonl or .csv file, with the options of each line.
 
     options : where given, lines that make no valid request under them are errors too
     lora_dir : folder of the LoRAs that prompts name, used together with `options`
+    presets : fills lines that name a preset, or those of a command that does
 
     Raises DataError naming the lines that cannot be used, ArgumentError for another suffix.
     """
@@ -74,7 +79,7 @@ def read_prompts_file(
             records(_decode_lines(file)), strict=records is parse_json_lines
         )
     if options is not None:
-        lines, unspoken = _extract_loras_and_list_broken_lines(lines, options, lora_dir)
+        lines, unspoken = _fill_lines_and_list_broken_ones(lines, options, lora_dir, presets)
         broken = sorted(broken + unspoken + _check_lines(lines, options))
     if broken:
         raise DataError(_format_invalid_lines(path, broken))
@@ -297,10 +302,11 @@ PARSERS: dict[str, Callable[[NumberedLines], NumberedRows]] = {
 """Suffix of a prompts file -> parser of its lines."""
 
 
-def _extract_loras_and_list_broken_lines(
-    lines: Sequence[PromptLine], options: Request, folder: Path
+def _fill_lines_and_list_broken_ones(
+    lines: Sequence[PromptLine], options: Request, folder: Path, presets: PromptLinePresets | None
 ) -> tuple[list[PromptLine], list[tuple[int, str]]]:
-    """Turn the LoRA tags in the prompts of a prompts file's lines into LoRAs of the lines.
+    """Fill the lines of a prompts file from their presets, and turn the LoRA tags in their prompts
+    into LoRAs of the lines.
 
     Returns the lines, and number and reason of those that cannot be used.
     """
@@ -311,6 +317,7 @@ def _extract_loras_and_list_broken_lines(
             valid.append(line)
             continue
         try:
+            line = line if presets is None else presets.fill(line)
             request = set_prompt_and_extract_loras(
                 line.overrides.apply_to(options), line.prompt, build_lora_finder(folder)
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from t2i.cli.commands.data_pairs import generate_preference_pairs
+from t2i.cli.data_pairs import generate_preference_pairs
 from t2i.cli.data_summary import print_data_summary
 from t2i.cli.output import FormatOption, print_json
 from t2i.cli.path_arguments import NonEmptyPathCommandGroup

@@ -131,6 +131,8 @@ def edit(
     embedding: options.Embedding = None,
     control: options.Control = None,
     cache: options.Cache = None,
+    preset: options.Preset = None,
+    fast: options.Fast = False,
     ip_adapter: options.IPAdapter = None,
     no_metadata: options.NoMetadata = False,
     format: FormatOption = "text",
@@ -145,6 +147,9 @@ def edit(
     picture alone, with all its settings in its metadata: `t2i generate --from` draws it again. The
     sheet has those of its last picture. No file is replaced.
     """
+    from t2i.cli.request.presets import choose_preset_name
+
+    preset = choose_preset_name(preset, fast=fast)
     sampling = options.SamplingOptions(
         negative=negative,
         model=model,
@@ -189,7 +194,7 @@ def edit(
     if folder is not None:
         of_recording = None if record is not None else budget
         options.check_options_allowed_with_source(
-            overrides, {"--seed": seed, "--budget": of_recording}
+            overrides, {"--seed": seed, "--budget": of_recording, "--preset": preset}
         )
         from t2i.cli.generation.recorded_photo import read_recorded_photo
 
@@ -204,7 +209,7 @@ def edit(
             "folder. Give the others in edits of their own."
         )
     if recorded is None:
-        request = options.build_prompt_request(prompts[0], overrides, lora_dir)
+        request = options.build_prompt_request(prompts[0], overrides, lora_dir, preset)
         prompts[0] = request.prompt
     from t2i.cli.output_files.multi_file_output_names import MultiFileOutputNames
     from t2i.cli.request.file_checks import check_file_combinations, check_request_files

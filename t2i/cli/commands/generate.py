@@ -11,12 +11,11 @@ from t2i.cli.output import Format, FormatOption
 from t2i.cli.processes import read_launcher_process_count, read_launcher_rank
 from t2i.cli.request import options
 from t2i.cli.request.edit_options import parse_region
-from t2i.errors import ArgumentError, ModelError, T2IError
+from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:
     from t2i.cli.bulk.prompt_line import PromptLine
-    from t2i.cli.metadata.reading import ImageMetadata
-    from t2i.cli.request.request import Request, RequestOverrides
+    from t2i.cli.request.request import RequestOverrides
 
 PromptArgument = Annotated[
     str | None, typer.Argument(metavar="[PROMPT]", help="What the picture shows.")
@@ -125,6 +124,8 @@ def generate(
     control: options.Control = None,
     reference: options.Reference = None,
     cache: options.Cache = None,
+    preset: options.Preset = None,
+    fast: options.Fast = False,
     region: options.Region = None,
     ip_adapter: options.IPAdapter = None,
     image_prompt: ImagePromptOption = None,
@@ -164,16 +165,20 @@ def generate(
     overrides = inputs.copy_overrides_with_images(sampling.to_overrides())
     if region:
         overrides = replace(overrides, regions=tuple(map(parse_region, region)))
+    from t2i.cli.request.presets import choose_preset_name
+
+    preset = choose_preset_name(preset, fast=fast)
     if prompts is not None:
-        _generate_bulk(prompts, overrides, seed, lora_dir, output)
+        _generate_bulk(prompts, overrides, preset, seed, lora_dir, output)
         return
-    _generate_request(prompt, from_image, overrides, seed, lora_dir, output)
+    _generate_request(prompt, from_image, overrides, preset, seed, lora_dir, output)
 
 
 def _generate_request(
     prompt: str | None,
     image: Path | None,
     overrides: "RequestOverrides",
+    preset: str | None,
     seed: int | None,
     lora_dir: Path | None,
     output: OutputOptions,
@@ -181,12 +186,7 @@ def _generate_request(
     """Generate the images of one request: of `prompt`, or of the metadata of `image`."""
     from t2i.cli.image_grid import ImageGrid, check_not_contact_sheet
     from t2i.cli.request.file_checks import check_file_combinations, check_request_files
-    from t2i.cli.request.prompt_loras import (
-        DEFAULT_LORA_FOLDER,
-        build_lora_finder,
-        set_prompt_and_extract_loras,
-    )
-    from t2i.cli.request.request import Request, choose_seeds
+    from t2i.cli.request.request import choose_seeds
 
     if (count := read_launcher_process_count()) > 1:
         raise ArgumentError(
@@ -195,13 +195,13 @@ def _generate_request(
         )
     original = None
     if image is None:
-        request = overrides.apply_to(Request(prompt="", grammar="a1111"))
-        request = set_prompt_and_extract_loras(
-            request, prompt or "", build_lora_finder(lora_dir or DEFAULT_LORA_FOLDER)
-        )
+        request = options.build_prompt_request(prompt or "", overrides, lora_dir, preset)
     else:
+        from t2i.cli.metadata.repeated_request import read_metadata_request_and_seed
+        from t2i.cli.request.prompt_loras import DEFAULT_LORA_FOLDER
+
         original, request, recorded_seed = read_metadata_request_and_seed(
-            image, overrides, lora_dir or DEFAULT_LORA_FOLDER
+            image, overrides, lora_dir or DEFAULT_LORA_FOLDER, preset
         )
         if seed is None:
             check_not_contact_sheet(image, original)
@@ -243,12 +243,15 @@ def _check_one_subject(prompt: str | None, prompts: Path | None, from_image: Pat
 def _generate_bulk(
     prompts: Path,
     overrides: "RequestOverrides",
+    preset: str | None,
     seed: int | None,
     lora_dir: Path | None,
     output: OutputOptions,
 ) -> None:
     """Generate the images of a prompts file, or continue where an earlier run stopped."""
+    from t2i.cli.applied_preset import AppliedPreset
     from t2i.cli.bulk.bulk_folder import BulkRunArguments
+    from t2i.cli.bulk.line_presets import PromptLinePresets
     from t2i.cli.bulk.prompts_file import read_prompts_file
     from t2i.cli.request.file_checks import check_request_files
     from t2i.cli.request.prompt_loras import DEFAULT_LORA_FOLDER
@@ -264,10 +267,11 @@ def _generate_bulk(
     out = Path("outputs") / prompts.stem if output.out is None else output.out
     if out.suffix.lower() in FORMAT_BY_SUFFIX and not out.is_dir():
         raise ArgumentError(f"Got --out {out}: the pictures of a file need a folder.")
+    label = None if preset is None else AppliedPreset(name=preset)  # its settings are the lines'
     bulk = BulkRunArguments(
         prompts=prompts,
         out=out,
-        options=overrides.apply_to(Request(prompt="", grammar="a1111")),
+        options=overrides.apply_to(Request(prompt="", grammar="a1111", preset=label)),
         seed=seed,
         num=output.num,
         write_metadata=output.write_metadata,
@@ -277,73 +281,9 @@ def _generate_bulk(
     check_request_files(bulk.options)
     lines: list[PromptLine] = []
     if read_launcher_rank() == 0:
-        lines = read_prompts_file(prompts, bulk.options, lora_dir or DEFAULT_LORA_FOLDER)
+        fill = PromptLinePresets(overrides, preset)
+        lines = read_prompts_file(prompts, bulk.options, lora_dir or DEFAULT_LORA_FOLDER, fill)
 
     from t2i.cli.bulk.bulk import run_bulk
 
     run_bulk(bulk, lines, as_json=output.format == "json")
-
-
-def read_metadata_request_and_seed(
-    picture: Path, overrides: "RequestOverrides", lora_dir: Path
-) -> tuple["ImageMetadata", "Request", int | None]:
-    """Read from an image's metadata the request, with overrides, and the seed that reproduce it.
-
-    Returns metadata, request and seed. Raises DataError for an image without metadata, ModelError
-    for a model that is not found here.
-    """
-    from t2i.cli.metadata.reading import build_request_from_metadata, read_metadata
-    from t2i.cli.request.prompt_loras import (
-        build_lora_finder,
-        remove_network_tags,
-        set_prompt_and_extract_loras,
-    )
-    from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
-
-    metadata = read_metadata(picture)
-    request, seed = build_request_from_metadata(metadata)
-    if (
-        overrides.model is None
-        and request.model not in EMBEDDED_MODELS
-        and not Path(request.model).exists()
-    ):
-        # Looked for here alone: a picture must not make anybody download what it names.
-        raise ModelError(
-            f"{picture} was made with the model {request.model!r}, which is not found here. "
-            "Give its folder, or another model, with --model; those that are here are listed by: "
-            "t2i models"
-        )
-    request = overrides.apply_to(request)
-    if metadata.request is None and request.grammar != "plain":
-        # Another tool wrote the names of its LoRAs; ours are in the request.
-        if overrides.loras == ():
-            request = replace(request, prompt=remove_network_tags(request.prompt))
-        else:
-            request = set_prompt_and_extract_loras(
-                request, request.prompt, build_lora_finder(lora_dir)
-            )
-    _check_files_found(picture, request)
-    return metadata, request, seed
-
-
-def _check_files_found(picture: Path, request: "Request") -> None:
-    """Raise where a file that the image was made with cannot be used here."""
-    from t2i.cli.request.file_checks import (
-        REQUEST_FILE_FIELDS,
-        check_input_file,
-        iter_request_files,
-    )
-    from t2i.terminal import escape_controls
-
-    for name, file in iter_request_files(request):
-        try:
-            check_input_file(name, file)
-        except T2IError as error:
-            if file.sha256 is None:  # it was typed
-                raise
-            kind = REQUEST_FILE_FIELDS[name]
-            raise type(error)(
-                f"{picture} was made with the {kind.label} {file.path!r:.200}, sha256 "
-                f"{file.sha256[:10]}..., which cannot be used here: "
-                f"{escape_controls(str(error))} Or give another with {kind.option}."
-            ) from error

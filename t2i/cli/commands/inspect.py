@@ -84,6 +84,8 @@ def inspect_attention(
     lora_dir: options.LoraDir = None,
     embedding: options.Embedding = None,
     control: options.Control = None,
+    preset: options.Preset = None,
+    fast: options.Fast = False,
     segment: SegmentOption = False,
     animate: AnimateOption = False,
     no_metadata: options.NoMetadata = False,
@@ -100,6 +102,9 @@ def inspect_attention(
     --source, `t2i invert` has done that before, and nothing is computed anew. With --segment and
     --animate the word of each place, and the maps of each step, are drawn too. No file is replaced.
     """
+    from t2i.cli.request.presets import choose_preset_name
+
+    preset = choose_preset_name(preset, fast=fast)
     sampling = options.SamplingOptions(
         negative=negative,
         model=model,
@@ -131,7 +136,7 @@ def inspect_attention(
     recorded = None
     if folder is not None:
         options.check_options_allowed_with_source(
-            overrides, {"PROMPT": prompt, "--seed": seed, "--budget": budget}
+            overrides, {"PROMPT": prompt, "--seed": seed, "--budget": budget, "--preset": preset}
         )
         from t2i.cli.generation.recorded_photo import read_recorded_photo
 
@@ -140,7 +145,7 @@ def inspect_attention(
     elif prompt is None:
         raise ArgumentError(_describe_missing_prompt(image))
     else:
-        request = options.build_prompt_request(prompt, overrides, lora_dir)
+        request = options.build_prompt_request(prompt, overrides, lora_dir, preset)
     options.check_no_composed_prompts(request, [request.prompt])
     from t2i.cli.generation.inspected_image import list_file_endings, list_negative_words
     from t2i.cli.output_files.multi_file_output_names import MultiFileOutputNames

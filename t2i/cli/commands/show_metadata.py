@@ -80,6 +80,7 @@ def _metadata_rows(metadata: "ImageMetadata") -> dict[str, str]:
         "sampler": settings.sampler,
         "guidance": settings.guidance_scale,
         "method": metadata.request and metadata.request.guidance_method,
+        "preset": metadata.request and metadata.request.preset and metadata.request.preset.name,
         "cache": metadata.request and "\n".join(metadata.request.cache),
         "grammar": metadata.request and metadata.request.grammar,
         "seed": settings.seed,

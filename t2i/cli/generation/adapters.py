@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from t2i.adapters import MODEL_PARTS, add_lora, read_all_learned_words, read_lora, remove_lora
 from t2i.adapters.face_id import is_face_id_adapter, read_face_id_lora
 from t2i.adapters.ip_adapter import check_ip_adapter_fits_unet
+from t2i.attention.probes.presence import compute_attention_fingerprint
 from t2i.cli.request.file_checks import (
     IMAGE_ENCODER_FOLDER,
     iter_request_files,
@@ -23,6 +24,7 @@ from t2i.cli.request.file_checks import (
 )
 from t2i.cli.request.image_prompt_files import MAX_IMAGE_PROMPTS
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
+from t2i.cli.request.presets import find_preset_warnings
 from t2i.cli.request.request import Request
 from t2i.denoiser.loading.model_folder import check_part_and_build_meta_model
 from t2i.errors import ArgumentError, ModelError, T2IError
@@ -59,6 +61,7 @@ class AttachedAdapters:
         self._replaced_vocabularies: dict[str, Any] = {}
         self._words_by_file: dict[str, list[str]] = {}
         self._replaced_parts: dict[str, Any] = {}
+        self._own_weights: str | None = None  # fingerprint, computed where a preset needs it
 
     def switch_to_request(self, request: Request) -> None:
         """Attach the adapters that a request names, LoRAs, learned words and IP-Adapters, to the
@@ -70,6 +73,7 @@ class AttachedAdapters:
         for name, file in iter_request_files(request):
             if name in IMAGE_FIELDS:
                 locate_and_verify_file(name, file)
+        self._warn_of_preset(request)
         if request.embeddings != self.embeddings:
             self.remove_learned_words()
             self.add_learned_words(request.embeddings)
@@ -88,6 +92,18 @@ class AttachedAdapters:
                 self.attach_ip_adapters(adapters)
         if scales:
             self.pipe.set_ip_adapter_scale(scales)
+
+    def _warn_of_preset(self, request: Request) -> None:
+        """Warn of what speaks against the preset of a request, such as other weights."""
+        if request.preset is None:
+            return
+        if self._own_weights is None and request.preset.weights is not None:
+            self.detach_loras()
+            self.remove_learned_words()
+            self.detach_ip_adapters()
+            self._own_weights = compute_attention_fingerprint(self.pipe)
+        for warning in find_preset_warnings(request, self._own_weights or ""):
+            warnings.warn(warning, stacklevel=2)
 
     def attach_loras(self, loras: tuple[InputFileWithScale, ...]) -> None:
         """Attach LoRAs to the pipeline, or none of them if one fails. Raises ModelError."""

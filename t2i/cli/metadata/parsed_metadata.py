@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from t2i.cli.request.request import Request
-from t2i.cli.request.sampler_names import translate_sampler_name_and_spacing
+from t2i.denoiser.sampler_names import translate_sampler_name_and_spacing
 from t2i.denoiser.sampling_defaults import MAX_STEPS
 from t2i.errors import DataError
 from t2i.pictures import MAX_PIXELS

@@ -14,7 +14,7 @@ from t2i.cli.metadata.parsed_metadata import ImageMetadata, MetadataSettings
 from t2i.cli.metadata.t2i_json import TOOL_NAME, find_t2i_metadata
 from t2i.cli.metadata.writing import describe_library_version
 from t2i.cli.request.request import MAX_SEED, Grammar, Request
-from t2i.cli.request.sampler_names import translate_sampler_name_and_spacing
+from t2i.denoiser.sampler_names import translate_sampler_name_and_spacing
 from t2i.errors import ArgumentError, DataError
 from t2i.terminal import escape_controls
 from t2i.text.dialects import Dialect

@@ -78,6 +78,7 @@ def format_a1111(request: Request, seed: int, model_digest: str) -> str:
         **_inversion_settings(request),
         **_region_settings(request),
         **({"Cache": "; ".join(request.cache)} if request.cache else {}),
+        **({} if request.preset is None else {"Preset": request.preset.name}),
         "Version": f"t2i {__version__}",
     }
     lines = [request.prompt]

@@ -4,28 +4,48 @@ import hashlib
 from os.path import expanduser
 from pathlib import Path
 
-from t2i.denoiser.loading.model_location import PRESENCE_FILE
+from t2i.denoiser.loading.model_location import MODEL_NOTES_FILE, PRESENCE_FILE
+from t2i.denoiser.presets import parse_presets, remove_presets
 from t2i.errors import DataError
-from t2i.safe_reading import WEIGHTS_KIND, open_untrusted_file
+from t2i.safe_reading import MODEL_CONFIG_KIND, WEIGHTS_KIND, open_untrusted_file, read_bytes
 
 
 def compute_model_digest(model: Path) -> str:
     """Return the SHA-256 over the names and bytes of a model's weights and configs, in hex.
 
-    Its presence.json does not count: no image depends on it.
+    Its presence.json does not count, nor do its presets and their LoRAs: no image depends on them
+    but those of a request that names them.
 
     model : a folder, or one file
     """
     weights = (path for path in model.rglob("*") if path.suffix in (".safetensors", ".json"))
+    notes, left_out = _read_notes_and_lora_paths(model)
     sha = hashlib.sha256()
     for path in [model] if model.is_file() else sorted(weights):
-        if path.name == PRESENCE_FILE:
+        if path.name == PRESENCE_FILE or path in left_out:
+            continue
+        if notes is not None and path == model / MODEL_NOTES_FILE:
+            without = remove_presets(notes)
+            if without is not None:
+                sha.update(MODEL_NOTES_FILE.encode() + without)
             continue
         sha.update((path.relative_to(model).as_posix() if path != model else path.name).encode())
         with open_untrusted_file(path, WEIGHTS_KIND) as file:
             while chunk := file.read(1 << 20):
                 sha.update(chunk)
     return sha.hexdigest()
+
+
+def _read_notes_and_lora_paths(model: Path) -> tuple[bytes | None, set[Path]]:
+    """Return the t2i.json of a model that has presets, else None, and the files of their LoRAs."""
+    path = model / MODEL_NOTES_FILE
+    if not path.is_file():
+        return None, set()
+    notes = read_bytes(path, MODEL_CONFIG_KIND)
+    presets = parse_presets(notes, path)
+    if not presets:
+        return None, set()
+    return notes, {model / lora.path for one in presets.values() for lora in one.loras}
 
 
 def compute_file_sha256(path: Path) -> str:

@@ -10,8 +10,9 @@ from shlex import quote
 from typing import Any
 
 from t2i.cli.request.digests import compute_file_sha256, compute_model_digest
-from t2i.cli.request.input_files import EMBEDDING_SUFFIX, InputFile
+from t2i.cli.request.input_files import EMBEDDING_SUFFIX, InputFile, InputFileWithScale
 from t2i.cli.request.request import Request
+from t2i.denoiser.loading.model_location import locate_model
 from t2i.errors import ArgumentError, DataError, ModelError, T2IError
 from t2i.pictures import read_picture_size
 from t2i.safe_reading.files import advise_on_missing_file
@@ -150,7 +151,7 @@ def find_usable_file_path(field_name: str, file: InputFile) -> Path:
     """
     kind = REQUEST_FILE_FIELDS[field_name]
     try:
-        path = Path(expanduser(file.path))
+        path = _locate(file)
         if field_name == "ip_adapter" and path.is_dir():
             path = _find_adapter_weights(path)
         if field_name == "loras" and is_peft_folder(path):
@@ -159,8 +160,9 @@ def find_usable_file_path(field_name: str, file: InputFile) -> Path:
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
-        advice = advise_on_missing_file(file.path)
-        raise kind.missing_error_type(f"No such {kind.label}: {file.path}. {advice}") from None
+        where = str(_locate(file)) if getattr(file, "in_model", None) else file.path
+        advice = advise_on_missing_file(where)
+        raise kind.missing_error_type(f"No such {kind.label}: {where}. {advice}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
         raise kind.missing_error_type(f"Cannot read {file.path}: {error}.") from error
     if not regular:
@@ -176,6 +178,13 @@ def find_usable_file_path(field_name: str, file: InputFile) -> Path:
             )
         raise ArgumentError(f"{file.path} is no {kind.label}: expected a .safetensors file.")
     return path
+
+
+def _locate(file: InputFile) -> Path:
+    """Return the path of an input file. Raises ModelError for one of a model that is not here."""
+    if isinstance(file, InputFileWithScale) and file.in_model is not None:
+        return locate_model(file.in_model) / file.path
+    return Path(expanduser(file.path))
 
 
 def _pickle_advice(kind: RequestFileField, path: Path) -> str:
@@ -255,7 +264,7 @@ class FileDigests:
     """Cache of the SHA-256 digests of a request's files."""
 
     def __init__(self) -> None:
-        self.digests: dict[tuple[str, str], str] = {}
+        self.digests: dict[tuple[str, str, str | None], str] = {}
 
     def copy_request_with_digests(self, request: Request) -> Request:
         """Return the request with the digests of its files as they are now.
@@ -270,7 +279,7 @@ class FileDigests:
         """Return the SHA-256 of an input file of a request, computed on its first use and then
         cached.
         """
-        key = (field_name, file.path)
+        key = (field_name, file.path, getattr(file, "in_model", None))
         if key not in self.digests:
             self.digests[key] = compute_file_digest(field_name, file)
         return self.digests[key]

@@ -63,9 +63,13 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFileWithScale(InputFile):
-    """File of a LoRA or of an IP-Adapter's image prompt, with the strength at which it acts."""
+    """File of a LoRA or of an IP-Adapter's image prompt, with the strength at which it acts.
+
+    in_model : model in whose folder the path is, for a LoRA of its presets; None for any other file
+    """
 
     scale: float = 1.0
+    in_model: str | None = None
 
     def __post_init__(self) -> None:
         InputFile.__post_init__(self)

@@ -72,6 +72,15 @@ Cache = Annotated[
         "--from, takes the recorded ones away.",
     ),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The model's settings for speed, measured by t2i tune: exact, fast, fastest. What is "
+        "named beside it wins. FILE.json:NAME takes one of a file.",
+    ),
+]
+Fast = Annotated[bool, typer.Option("--fast", help="The same as --preset fast.")]
 IPAdapter = Annotated[
     list[str] | None,
     typer.Option(
@@ -190,8 +199,8 @@ class SamplingOptions:
         from t2i.cli.request.input_files import parse_caches, parse_embeddings, parse_loras
         from t2i.cli.request.reference_files import parse_references
         from t2i.cli.request.request import RequestOverrides, parse_size
-        from t2i.cli.request.sampler_names import sampler_name_from_class
         from t2i.cli.request.upscaling import parse_upscale
+        from t2i.denoiser.sampler_names import sampler_name_from_class
 
         ip_adapter, image_prompts = parse_ip_adapters(self.ip_adapter or [])
         width, height = (None, None) if self.size is None else parse_size(self.size)
@@ -298,23 +307,28 @@ def build_option_with_source_error(names: Collection[str]) -> ArgumentError:
 
 
 def build_prompt_request(
-    prompt: str, overrides: "RequestOverrides", lora_dir: Path | None
+    prompt: str,
+    overrides: "RequestOverrides",
+    lora_dir: Path | None,
+    preset: str | None = None,
 ) -> "Request":
-    """Build the request of one prompt from a command's options.
+    """Build the request of one prompt from a command's options, with what a preset fills.
 
     Raises ArgumentError if several processes run the command.
     """
+    from t2i.cli.request.presets import fill_from_preset
     from t2i.cli.request.prompt_loras import (
         DEFAULT_LORA_FOLDER,
         build_lora_finder,
         set_prompt_and_extract_loras,
     )
-    from t2i.cli.request.request import Request
+    from t2i.cli.request.request import DEFAULT_MODEL, Request
 
     if read_launcher_process_count() > 1:
         raise ArgumentError(
             f"{read_launcher_process_count()} processes were started for one prompt: start one."
         )
+    overrides = fill_from_preset(overrides, preset, overrides.model or DEFAULT_MODEL)
     request = overrides.apply_to(Request(prompt="", grammar="a1111"))
     find = build_lora_finder(lora_dir or DEFAULT_LORA_FOLDER)
     return set_prompt_and_extract_loras(request, prompt, find)

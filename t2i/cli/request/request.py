@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from t2i.cli.applied_preset import AppliedPreset
 from t2i.cli.cache_options import check_cache_options
 from t2i.cli.request.control_files import ControlFilesAndSettings
 from t2i.cli.request.edit_options import RegionBoxOption
@@ -29,6 +30,7 @@ from t2i.text.prompt import Prompt
 
 Grammar = Literal["a1111", "comfy", "plain"]
 """Prompt grammar: that of a tool, or "plain", in which every letter is literal."""
+DEFAULT_MODEL = "embedded"
 MAX_PICTURES = 10_000
 """Maximum number of images of one prompt."""
 RANDOM_SEED_LIMIT = 2**32
@@ -53,7 +55,7 @@ class Request:
 
     prompt: str
     negative_prompt: str = ""
-    model: str = "embedded"
+    model: str = DEFAULT_MODEL
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
@@ -85,6 +87,8 @@ class Request:
     cache: tuple[str, ...] = ()
     """Texts for t2i.denoiser.caches.parse_cache."""
     references: tuple[ReferenceFileAndSettings, ...] = ()
+    preset: AppliedPreset | None = None
+    """Preset from which settings were taken; they are those of the request."""
 
     def __post_init__(self) -> None:
         check_text_length_and_encoding("PROMPT", self.prompt)
@@ -193,6 +197,7 @@ class RequestOverrides:
     regions: tuple[RegionBoxOption, ...] | None = None
     cache: tuple[str, ...] | None = None
     references: tuple[ReferenceFileAndSettings, ...] | None = None
+    preset: AppliedPreset | None = None
 
     def apply_to(self, request: Request) -> Request:
         """Return a copy of a generation request with the overriding values in place of its own,
@@ -309,23 +314,6 @@ def check_pixel_count(width: int, height: int) -> None:
             f"Got a size of {width}x{height}: a picture has at most "
             f"{MAX_PIXELS // 1_000_000} million pixels."
         )
-
-
-def parse_size_or_width_and_height(
-    size: str | int | None, width: int | None, height: int | None
-) -> tuple[int | None, int | None]:
-    """Return the width and height of a prompts file's line from its keys "size", or "width" and
-    "height"; None where it has none. Raises ArgumentError.
-    """
-    if size is not None:
-        if width is not None or height is not None:
-            raise ArgumentError('Got both "size" and "width" or "height": give one of them.')
-        width, height = parse_size(str(size), '"size"')
-    if (width is None) != (height is None):
-        raise ArgumentError('Got one of "width" and "height": give both, or "size".')
-    if width is not None and height is not None:
-        check_pixel_count(width, height)
-    return width, height
 
 
 def check_text_length_and_encoding(name: str, text: str) -> None:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.cli.commands.models import build_model_description
 from t2i.cli.request.request import Grammar, read_model_defaults
-from t2i.cli.request.sampler_names import SAMPLER_NAMES, SAMPLERS_WITH_SPACINGS, SPACINGS
+from t2i.denoiser.sampler_names import SAMPLER_NAMES, SAMPLERS_WITH_SPACINGS, SPACINGS
 from t2i.server.api.schemas import (
     AdaptersAnswer,
     ControlsAnswer,

@@ -23,8 +23,8 @@ from t2i.cli.request.request import (
     check_pixel_count,
     choose_seeds,
 )
-from t2i.cli.request.sampler_names import is_sampler_or_scheduler_name, sampler_name_from_class
 from t2i.cli.request.upscaling import parse_upscale
+from t2i.denoiser.sampler_names import is_sampler_or_scheduler_name, sampler_name_from_class
 from t2i.errors import ArgumentError
 from t2i.pictures import read_picture_size
 from t2i.server.catalogue import Catalogue

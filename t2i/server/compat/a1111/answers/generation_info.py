@@ -11,7 +11,7 @@ from t2i.cli.metadata.embedded_texts import read_embedded_texts
 from t2i.cli.metadata.parsed_metadata import ImageMetadata
 from t2i.cli.metadata.reading import read_metadata
 from t2i.cli.request.request import Request
-from t2i.cli.request.sampler_names import sampler_name_from_class
+from t2i.denoiser.sampler_names import sampler_name_from_class
 from t2i.server.compat.a1111.request.bodies import GenerationBody
 from t2i.server.compat.a1111.request.sampler_choice import format_sampler_as_a1111
 

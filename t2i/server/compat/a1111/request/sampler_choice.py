@@ -1,12 +1,12 @@
 """Samplers and schedulers in A1111's names, and t2i's sampler for a pair of them."""
 
-from t2i.cli.request.sampler_names import (
+from t2i.denoiser.sampler_name import normalize_sampler_name
+from t2i.denoiser.sampler_names import (
     SAMPLER_NAMES,
     SAMPLERS_WITH_SPACINGS,
     SPACINGS,
     translate_sampler_name_and_spacing,
 )
-from t2i.denoiser.sampler_name import normalize_sampler_name
 from t2i.errors import ArgumentError, suggest_choice
 
 SAMPLER_LABELS = {
