@@ -72,7 +72,7 @@ def draw_scene_hint(
 
     kind : "segments", every object's visible pixels in the colour of its name; "outlines", their
         white borders; "boxes", the boxes around them in those colours, smaller ones in front;
-        "layouts", segments of which half are painted roughly; "colours", squares of the picture's
+        "layouts", segments that are painted roughly in most scenes; "colours", squares of the picture's
         mean colours
     names, masks : of the objects; each mask (H, W) covers the pixels at which the object is visible
     """
@@ -110,14 +110,12 @@ def draw_filled_boxes(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[
 
 def draw_layout(pixels_HWC: Pixels, names: Sequence[str], masks: Sequence[Mask]) -> Pixels:
     """Return a hint picture (H, W, 3) with an area for each object in the colour of its name, on
-    black, as somebody paints one: its visible pixels for half of the objects, for others their box,
-    the ellipse in it, or a blob. The number of its pixels decides for each
-    object, so that a scene has one layout.
+    black, as somebody paints them: all as their boxes, as the ellipses in them, as blobs, or
+    exactly. The number of objects' pixels decides, so that a scene has one layout.
     """
-    areas = [
-        AREA_SHAPES[int(mask_HW.sum()) % len(AREA_SHAPES)](mask_HW) if mask_HW.any() else mask_HW
-        for mask_HW in masks
-    ]
+    covered = sum(int(mask_HW.sum()) for mask_HW in masks)
+    shape = AREA_SHAPES[covered % len(AREA_SHAPES)]
+    areas = [shape(mask_HW) if mask_HW.any() else mask_HW for mask_HW in masks]
     return draw_areas(pixels_HWC, names, areas)
 
 
@@ -172,13 +170,8 @@ def draw_mean_colour_squares(
     return np.asarray(small.resize((width, height), Image.Resampling.NEAREST))
 
 
-AREA_SHAPES: Sequence[Callable[[Mask], Mask]] = (
-    *(np.copy,) * 3,
-    fill_box,
-    fill_ellipse,
-    smooth_mask,
-)
-"""Shapes of the areas in a layout; half of them are exact."""
+AREA_SHAPES: Sequence[Callable[[Mask], Mask]] = (np.copy, fill_box, fill_ellipse, smooth_mask)
+"""Shapes of the areas in a layout; the first is the exact one."""
 HINT_DRAWERS: dict[SceneHintKind, Callable[[Pixels, Sequence[str], Sequence[Mask]], Pixels]] = {
     "segments": draw_segments,
     "outlines": draw_outlines,
