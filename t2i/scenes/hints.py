@@ -72,8 +72,8 @@ def draw_scene_hint(
 
     kind : "segments", every object's visible pixels in the colour of its name; "outlines", their
         white borders; "boxes", the boxes around them in those colours, smaller ones in front;
-        "layouts", segments that are painted roughly in most scenes; "colours", squares of the picture's
-        mean colours
+        "layouts", segments that are painted roughly in most scenes; "colours", squares of the
+        picture's mean colours
     names, masks : of the objects; each mask (H, W) covers the pixels at which the object is visible
     """
     return HINT_DRAWERS[kind](pixels_HWC, names, masks)
