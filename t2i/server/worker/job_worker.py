@@ -18,6 +18,7 @@ from t2i.server.worker.model_cache import ModelCache
 from t2i.server.worker.run_batch import run_batch
 from t2i.server.worker.run_job import run_job
 from t2i.server.worker.source_cache import RecordedSourceCache
+from t2i.text.encoders.output_cache import TextOutputCache, keeping_text_outputs
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
@@ -31,6 +32,7 @@ class JobWorker:
             settings.models, choose_device(settings.device_number), settings.model_bytes
         )
         self.sources = RecordedSourceCache()
+        self.text_outputs = TextOutputCache()
 
     def load_default_model(self) -> str | None:
         """Load the worker's default model; return None, or as text why it does not load."""
@@ -49,7 +51,8 @@ class JobWorker:
         (EOFError, ConnectionError).
         """
         try:
-            return run_job(job, self.models, self.sources, report, self.settings.preview_share)
+            with keeping_text_outputs(self.text_outputs):
+                return run_job(job, self.models, self.sources, report, self.settings.preview_share)
         except (JobCancelledError, EOFError, ConnectionError):
             raise
         except Exception as error:
@@ -96,9 +99,10 @@ class JobWorker:
         """Run jobs in one batch; return False if it failed, with their folders empty again."""
         share = self.settings.preview_share
         try:
-            results = run_batch(
-                jobs, self.models, reports, lambda number: note(number, "cancelled"), share
-            )
+            with keeping_text_outputs(self.text_outputs):
+                results = run_batch(
+                    jobs, self.models, reports, lambda number: note(number, "cancelled"), share
+                )
         except JobCancelledError:
             return True
         except (EOFError, ConnectionError):

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from t2i.errors import ArgumentError
 from t2i.text.encoder_interface import EncodedText, TextEncoder, check_encoder_prompts
 from t2i.text.encoders.embedding_weights import weight_and_restore_mean, weight_away_from_empty
+from t2i.text.encoders.output_cache import get_text_output_cache
 from t2i.text.encoders.truncation import MAX_CHUNKS, tokenize_and_truncate
 from t2i.text.prompt import WeightedText
 from t2i.text.token_windows import EncoderInput, TokenChunk, TokenWindow, build_token_window
@@ -171,7 +172,16 @@ class WindowedEncoder(TextEncoder):
     def _read(
         self, tokens: TokenBatch, clip_skip: int | None, device: torch.device
     ) -> tuple[Tensor, Tensor | None]:
-        return self.run_model(tokens.ids_RW.to(device), tokens.mask_RW.to(device), clip_skip)
+        """Run the text model on token windows, or find its output in the cache of the block."""
+
+        def run() -> tuple[Tensor, Tensor | None]:
+            return self.run_model(tokens.ids_RW.to(device), tokens.mask_RW.to(device), clip_skip)
+
+        cache = get_text_output_cache()
+        if cache is None:
+            return run()
+        batch = (type(self), clip_skip, device, tokens.mask_RW.numpy().tobytes())
+        return cache.get_or_run(self.model, tokens.ids_RW, batch, run)
 
     def _weigh(
         self,
