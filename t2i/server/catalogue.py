@@ -11,6 +11,7 @@ from t2i.cli.commands.models import describe_native_image_size
 from t2i.cli.request.request import read_model_defaults
 from t2i.denoiser.loading import hub
 from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, locate_model
+from t2i.denoiser.presets import ModelPresets, read_model_presets
 from t2i.errors import ArgumentError, ModelError, suggest_choice
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
 from t2i.server.settings import ServerSettings
@@ -72,6 +73,10 @@ class Catalogue:
     def read_default_steps(self, model: str) -> int:
         """Return the default number of sampling steps of a model, for requests that name none."""
         return read_model_defaults(self.models[model]).num_inference_steps or FALLBACK_STEPS
+
+    def read_presets(self, model: str) -> ModelPresets:
+        """Return the presets in the t2i.json of a model."""
+        return read_model_presets(model, self.models[model])
 
 
 def _find(noun: str, name: str, known: Mapping[str, Path]) -> Path:

@@ -1,6 +1,7 @@
 """One server for all tests of a process: starting its worker takes seconds."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,23 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from t2i.denoiser.loading.model_location import EMBEDDED_MODELS
 from t2i.server.app import create_app
 from t2i.server.settings import ServerSettings
 from tests.server.jobs_alone import ServerJobs
 from tests.server.loras import write_control_network, write_lora
 from tests.server.servers import RunningServer, fork_server
 
+PRESETS: dict[str, Any] = {
+    "fast": {
+        "steps": 2,
+        "guidance_scale": 1.0,
+        "sampler": "lcm",
+        "loras": [{"path": "quick/fast.safetensors", "scale": 0.5}],
+        "cost": {"time": 0.25, "said": -0.4, "said_interval": [-1.9, 1.1], "captions": 480},
+    },
+    "cut": {"steps": 4, "guidance_method": "cfg:stop=0.5", "cache": ["deep:every=2"]},
+}
 HERE = Path(__file__).parent
 Idle = Callable[..., TestClient]
 
@@ -51,14 +63,29 @@ def control_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def preset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the embedded model with presets."""
+    folder = tmp_path_factory.mktemp("presets") / "with-presets"
+    shutil.copytree(EMBEDDED_MODELS["embedded"], folder)
+    write_lora(folder / "quick" / "fast.safetensors")
+    notes = json.loads((folder / "t2i.json").read_text())
+    (folder / "t2i.json").write_text(json.dumps(notes | {"presets": PRESETS}, indent=1) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def server(
     tmp_path_factory: pytest.TempPathFactory,
     runs_folder: Path,
     lora_folder: Path,
     control_folder: Path,
+    preset_folder: Path,
 ) -> Iterator[RunningServer]:
-    """A server without tokens, with the embedded model loaded; it shows the runs and the LoRA."""
-    options = ["--runs", str(runs_folder), "--lora-dir", str(lora_folder)]
+    """A server without tokens, with the embedded model loaded; it shows the runs and the LoRA, and
+    has a model with presets beside it.
+    """
+    options = ["--model", "embedded", "--model", str(preset_folder)]
+    options += ["--runs", str(runs_folder), "--lora-dir", str(lora_folder)]
     options += ["--control-dir", str(control_folder)]
     with fork_server(tmp_path_factory.mktemp("served"), *options) as running:
         yield running

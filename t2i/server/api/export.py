@@ -100,6 +100,7 @@ def _list_options(body: SamplingRequest, catalogue: Catalogue) -> Iterator[tuple
         ("--guidance", body.guidance_scale),
         ("--sampler", body.sampler),
         ("--method", body.guidance_method),
+        ("--preset", body.preset),
         ("--size", _write_size(body)),
         ("--seed", body.seed),
         ("--grammar", body.grammar if body.grammar != "a1111" else None),

@@ -1,5 +1,6 @@
 """Routes of what the server has: health, models, samplers, LoRAs, and the tokens of a prompt."""
 
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -7,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from t2i.cli.commands.models import build_model_description
 from t2i.cli.request.request import Grammar, read_model_defaults
+from t2i.denoiser.presets import EXACT
 from t2i.denoiser.sampler_names import SAMPLER_NAMES, SAMPLERS_WITH_SPACINGS, SPACINGS
 from t2i.server.api.schemas import (
     AdaptersAnswer,
@@ -14,11 +16,13 @@ from t2i.server.api.schemas import (
     HealthAnswer,
     ModelAnswer,
     ModelsAnswer,
+    PresetAnswer,
     SamplersAnswer,
     TokensAnswer,
 )
 from t2i.server.api.service_access import Names
 from t2i.server.api.tokens import build_tokens_answer
+from t2i.server.catalogue import Catalogue
 
 router = APIRouter(prefix="/api/v1", tags=["models"])
 
@@ -60,9 +64,34 @@ def list_models(catalogue: Names) -> ModelsAnswer:
                 guidance_scale=defaults.guidance_scale,
                 sampler=defaults.sampler,
                 default=name == catalogue.default_model,
+                presets=_list_presets(catalogue, name),
             )
         )
     return ModelsAnswer(models=models)
+
+
+def _list_presets(catalogue: Catalogue, model: str) -> list[PresetAnswer]:
+    """Return the presets of a model, `exact` first; none for a model that has no other."""
+    presets = catalogue.read_presets(model)
+    defaults = read_model_defaults(catalogue.models[model])
+    names = [EXACT, *presets.by_name] if presets.by_name else []
+    answers = []
+    for name in names:
+        one = presets.get(name)
+        scale = defaults.guidance_scale if one.guidance_scale is None else one.guidance_scale
+        answers.append(
+            PresetAnswer(
+                name=name,
+                steps=one.steps or catalogue.read_default_steps(model),
+                guidance_scale=scale,
+                guidance_method=one.guidance_method,
+                sampler=one.sampler or defaults.sampler,
+                cache=[*one.cache],
+                loras=[Path(lora.path).stem for lora in one.loras],
+                cost=one.cost,
+            )
+        )
+    return answers
 
 
 @router.get("/samplers")

@@ -13,6 +13,7 @@ from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.prompt_loras import remove_network_tags
 from t2i.cli.request.request import Request
+from t2i.denoiser.presets import EXACT
 from t2i.server.catalogue import Catalogue
 from t2i.server.jobs.job import JobKind
 
@@ -20,7 +21,7 @@ RESTORED_FIELDS = {
     *("prompt", "negative_prompt", "model", "num_inference_steps", "guidance_scale", "sampler"),
     *("width", "height", "grammar", "guidance_method", "loras", "embeddings", "image", "mask"),
     *("strength", "upscale", "edited", "inversion", "regions", "controls"),
-    "references",
+    *("references", "preset"),
 }
 """Fields of a request that jobs can repeat; a picture with any other says so by name."""
 
@@ -69,9 +70,12 @@ def build_reproduction_job(
     if metadata.request is None and request.grammar != "plain":
         prompt = remove_network_tags(prompt)
     job = ReproductionJob("generate")
+    by_preset = _is_repeated_by_preset(request, catalogue)
     for one in fields(request):
         given = getattr(request, one.name)
         default = one.default_factory() if one.default_factory is not MISSING else one.default
+        if one.name == "cache" and by_preset:
+            continue
         if one.name not in RESTORED_FIELDS and given != default:
             job.not_restored.append(one.name.replace("_", " "))
     own = metadata.request is not None  # other tools' models have no names here
@@ -87,10 +91,12 @@ def build_reproduction_job(
         "height": request.height,
         "grammar": request.grammar,
         "guidance_method": request.guidance_method,
+        "preset": request.preset.name if request.preset is not None and by_preset else None,
         "loras": [
             {"name": name, "scale": file.scale}
             for file in request.loras
-            if (name := _find_listed(file, catalogue.loras, "LoRA", job)) is not None
+            if not (by_preset and file.in_model is not None)
+            and (name := _find_listed(file, catalogue.loras, "LoRA", job)) is not None
         ],
         "embeddings": [
             {"name": name, "token": file.token}
@@ -128,6 +134,29 @@ def build_reproduction_job(
             }
     job.values = {key: value for key, value in values.items() if value not in (None, "", [], {})}
     return job
+
+
+def _is_repeated_by_preset(request: Request, catalogue: Catalogue) -> bool:
+    """Return True if the preset that a picture was made with has still the caches, the guidance and
+    the LoRAs of the picture, so that its name stands for them.
+    """
+    if request.preset is None or request.model not in catalogue.models:
+        return False
+    folder, presets = catalogue.models[request.model], catalogue.read_presets(request.model)
+    if request.preset.name not in (EXACT, *presets.by_name):
+        return False
+    preset = presets.get(request.preset.name)
+    own = {lora.path: (lora.scale, folder / lora.path) for lora in preset.loras}
+    recorded = [lora for lora in request.loras if lora.in_model is not None]
+    same = len(recorded) == len(own) and all(
+        lora.path in own
+        and own[lora.path][0] == lora.scale
+        and own[lora.path][1].is_file()
+        and lora.sha256 in (None, compute_file_sha256(own[lora.path][1]))
+        for lora in recorded
+    )
+    fills_method = request.guidance_method is None and preset.guidance_method is not None
+    return same and preset.cache == request.cache and not fills_method
 
 
 def _find_listed(

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from t2i.denoiser.presets import PresetCost
 from t2i.server.jobs.job import Job, JobKind, JobState
 
 
@@ -118,6 +119,21 @@ class HealthAnswer(BaseModel):
     problem: str | None = None
 
 
+class PresetAnswer(BaseModel):
+    """Preset of a model: its settings, with the model's own where it leaves them open; LoRAs by
+    their names; and what it costs, where that was measured.
+    """
+
+    name: str
+    steps: int
+    guidance_scale: float | None
+    guidance_method: str | None
+    sampler: str | None
+    cache: list[str]
+    loras: list[str]
+    cost: PresetCost | None
+
+
 class ModelAnswer(BaseModel):
     """Model that requests to the server may name, with the values of requests that leave them
     open.
@@ -132,6 +148,7 @@ class ModelAnswer(BaseModel):
     guidance_scale: float | None
     sampler: str | None
     default: bool
+    presets: list[PresetAnswer] = []
 
 
 class ModelsAnswer(BaseModel):

@@ -93,7 +93,10 @@ class SamplingRequest(BaseModel):
     """Base of the requests of all kinds of server jobs: the sampling options of the command line,
     under the names of Python.
 
-    Left open they come from the model, the seed is drawn at random, and the grammar is A1111's.
+    Left open they come from the preset, then from the model; the seed is drawn at random, and the
+    grammar is A1111's.
+
+    preset : of the model, by its name: "exact", "fast", ...; see GET /models
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -111,6 +114,7 @@ class SamplingRequest(BaseModel):
     loras: list[AdapterChoice] = []
     embeddings: list[EmbeddingChoice] = []
     controls: Annotated[list[ControlChoice], Field(max_length=MAX_CONTROLS)] = []
+    preset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")] | None = None
 
 
 class RegionChoice(BaseModel):

@@ -16,6 +16,7 @@ from t2i.cli.request.file_checks import check_file_combinations, check_request_f
 from t2i.cli.request.input_files import EmbeddingFile, InputFile, InputFileWithScale
 from t2i.cli.request.options import check_no_composed_prompts
 from t2i.cli.request.photo_inversion import PhotoInversion
+from t2i.cli.request.presets import fill_from_model_presets
 from t2i.cli.request.prompt_loras import check_no_lora_tags, set_prompt_and_extract_loras
 from t2i.cli.request.request import (
     Request,
@@ -89,6 +90,7 @@ def resolve_job_request(
         return ResolvedJobRequest(source, (source.prompt,), words=tuple(body.words))
     overrides = _build_overrides(body, catalogue, find_upload)
     overrides = _add_pictures(body, overrides, find_upload)
+    overrides = _fill_from_preset(body, overrides, catalogue)
     prompt = body.prompt
     if prompt is None:
         raise ArgumentError("Missing prompt: give it, or the source to look into.")
@@ -184,7 +186,8 @@ def _build_overrides(
         loras=tuple(
             InputFileWithScale(path=str(catalogue.find_lora(lora.name)), scale=lora.scale)
             for lora in body.loras
-        ),
+        )
+        or None,
         embeddings=tuple(
             EmbeddingFile(path=str(catalogue.find_embedding(word.name)), token=word.token)
             for word in body.embeddings
@@ -194,6 +197,16 @@ def _build_overrides(
         )
         or None,
     )
+
+
+def _fill_from_preset(
+    body: SamplingRequest, overrides: RequestOverrides, catalogue: Catalogue
+) -> RequestOverrides:
+    """Return the overrides of a job with what its preset fills. Raises T2IError."""
+    if body.preset is None:
+        return overrides
+    presets = catalogue.read_presets(catalogue.resolve_model_name(body.model))
+    return fill_from_model_presets(overrides, presets, body.preset)
 
 
 def read_control_choice(
@@ -295,6 +308,7 @@ def _build_edit(
     else:
         overrides = _build_overrides(body, catalogue, find_upload)
         overrides = _add_pictures(body, overrides, find_upload)
+        overrides = _fill_from_preset(body, overrides, catalogue)
         request = _set_prompt(overrides, body.source_prompt, catalogue)
         check_request_files(request)
     if body.full_size and request.inversion is None:

@@ -77,7 +77,7 @@ function describe(label, step, steps, left) {
 /** Return the request of a form; fields that are not set are left to the model. */
 export function requestOf(form, seed = form.locked ? form.seed : null) {
   const request = { prompt: form.prompt, grammar: form.grammar, words_maps: true, map_steps: true };
-  const names = ["model", "steps", "guidance_scale", "sampler", "width", "height", "guidance_method", "upscale", "strength"];
+  const names = ["model", "preset", "steps", "guidance_scale", "sampler", "width", "height", "guidance_method", "upscale", "strength"];
   for (const name of names) if (form[name] !== null && form[name] !== "") request[name] = form[name];
   if (form.negative_prompt) request.negative_prompt = form.negative_prompt;
   for (const name of ["loras", "embeddings", "regions"]) if (form[name]?.length) request[name] = form[name];
@@ -140,6 +140,7 @@ export function formOf(request, { kind = "generate", seed = request.seed ?? null
     prompt: request.prompt ?? request.source_prompt ?? "",
     negative_prompt: request.negative_prompt ?? "",
     model: pick("model"),
+    preset: pick("preset"),
     steps: pick("steps") ?? pick("num_inference_steps"),
     guidance_scale: pick("guidance_scale"),
     sampler: pick("sampler"),

@@ -6,6 +6,7 @@ export const EMPTY_FORM = Object.freeze({
   prompt: "",
   negative_prompt: "",
   model: null,
+  preset: null,
   steps: null,
   guidance_scale: null,
   sampler: null,
