@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from t2i.errors import ArgumentError
+
+FAST = "fast"
+"""Preset that `--fast` stands for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedPreset:
@@ -17,3 +22,10 @@ class AppliedPreset:
     weights: str | None = None
     loras: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
+
+
+def choose_preset_name(preset: str | None, *, fast: bool) -> str | None:
+    """Return the value of --preset, "fast" for --fast, None without both. Raises ArgumentError."""
+    if fast and preset is not None:
+        raise ArgumentError(f"Got --fast and --preset {preset:.80}: --fast is --preset {FAST}.")
+    return FAST if fast else preset

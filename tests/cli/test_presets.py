@@ -180,6 +180,11 @@ def test_lines_of_a_prompts_file_have_presets_of_their_own(cli: Cli, folder: Pat
     assert "Did you mean 'fast'" in bad.err.replace("\n", " ")
 
 
+def test_the_facts_of_a_model_name_its_presets(cli: Cli, folder: Path, model: Path) -> None:
+    assert re.search(r"^presets +exact, fast, cut$", cli("models", folder).out, re.MULTILINE)
+    assert cli("models", model, "--format", "json").json()["presets"] == ["exact"]
+
+
 def test_edits_and_heat_maps_take_a_preset(cli: Cli, folder: Path) -> None:
     run = ("--model", folder, "--seed", "7", "--out")
     done = cli("edit", PROMPT, "a red dog", "--preset", "cut", *run, "e.png")

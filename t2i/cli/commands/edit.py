@@ -147,7 +147,7 @@ def edit(
     picture alone, with all its settings in its metadata: `t2i generate --from` draws it again. The
     sheet has those of its last picture. No file is replaced.
     """
-    from t2i.cli.request.presets import choose_preset_name
+    from t2i.cli.applied_preset import choose_preset_name
 
     preset = choose_preset_name(preset, fast=fast)
     sampling = options.SamplingOptions(

@@ -165,7 +165,7 @@ def generate(
     overrides = inputs.copy_overrides_with_images(sampling.to_overrides())
     if region:
         overrides = replace(overrides, regions=tuple(map(parse_region, region)))
-    from t2i.cli.request.presets import choose_preset_name
+    from t2i.cli.applied_preset import choose_preset_name
 
     preset = choose_preset_name(preset, fast=fast)
     if prompts is not None:

@@ -102,7 +102,7 @@ def inspect_attention(
     --source, `t2i invert` has done that before, and nothing is computed anew. With --segment and
     --animate the word of each place, and the maps of each step, are drawn too. No file is replaced.
     """
-    from t2i.cli.request.presets import choose_preset_name
+    from t2i.cli.applied_preset import choose_preset_name
 
     preset = choose_preset_name(preset, fast=fast)
     sampling = options.SamplingOptions(

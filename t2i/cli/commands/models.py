@@ -52,6 +52,7 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
     from t2i.cli.prompt_checks.caption_vocabulary import ALL_WORDS_KEY, read_caption_vocabulary
     from t2i.cli.request.digests import compute_model_digest
     from t2i.cli.request.request import read_model_defaults
+    from t2i.denoiser.presets import EXACT, read_model_presets
 
     folder = _find_local_model(name, here)
     known, defaults = read_caption_vocabulary(folder), read_model_defaults(folder)
@@ -62,12 +63,14 @@ def _print_model(name: str, here: Mapping[str, Path], *, as_json: bool) -> None:
         "sampler": defaults.sampler,
         "pixels": describe_native_image_size(folder),
     }
+    presets = [EXACT, *read_model_presets(name, folder).by_name]
     facts = build_model_description(name, folder) | {"digest": compute_model_digest(folder)}
     if as_json:
-        print_json(facts | settings | {"knows": knows or None})
+        print_json(facts | settings | {"presets": presets, "knows": knows or None})
         return
     rows = {key: facts[key] for key in ("name", "summary", "size", "path", "digest")}
     rows |= {key: value for key, value in settings.items() if value is not None}
+    rows["presets"] = ", ".join(presets)
     if not knows:
         rows["knows"] = "its vocabulary is not recorded"
     rows |= {kind: ", ".join(words) for kind, words in knows.items() if kind != ALL_WORDS_KEY}

@@ -316,7 +316,6 @@ def build_prompt_request(
 
     Raises ArgumentError if several processes run the command.
     """
-    from t2i.cli.request.presets import fill_from_preset
     from t2i.cli.request.prompt_loras import (
         DEFAULT_LORA_FOLDER,
         build_lora_finder,
@@ -328,7 +327,10 @@ def build_prompt_request(
         raise ArgumentError(
             f"{read_launcher_process_count()} processes were started for one prompt: start one."
         )
-    overrides = fill_from_preset(overrides, preset, overrides.model or DEFAULT_MODEL)
+    if preset is not None:
+        from t2i.cli.request.presets import fill_from_preset
+
+        overrides = fill_from_preset(overrides, preset, overrides.model or DEFAULT_MODEL)
     request = overrides.apply_to(Request(prompt="", grammar="a1111"))
     find = build_lora_finder(lora_dir or DEFAULT_LORA_FOLDER)
     return set_prompt_and_extract_loras(request, prompt, find)

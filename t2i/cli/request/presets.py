@@ -13,7 +13,6 @@ from t2i.cli.request.request import Request, RequestOverrides
 from t2i.denoiser.loading.model_location import locate_model
 from t2i.denoiser.presets import (
     EXACT,
-    FAST,
     ModelPresets,
     Preset,
     read_model_presets,
@@ -28,13 +27,6 @@ SETTINGS = {
     "sampler": ("sampler", "sampler"),
 }
 """Field of a request -> field of a preset, and option of the command line without its dashes."""
-
-
-def choose_preset_name(preset: str | None, *, fast: bool) -> str | None:
-    """Return the value of --preset, "fast" for --fast, None without both. Raises ArgumentError."""
-    if fast and preset is not None:
-        raise ArgumentError(f"Got --fast and --preset {preset:.80}: --fast is --preset {FAST}.")
-    return FAST if fast else preset
 
 
 def fill_from_preset(
