@@ -4,7 +4,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,14 @@ import torch
 from pipelines.images.input_images import select_strength_timesteps
 from pipelines.inversion.edit_friendly import EditFriendlyInversion
 from pipelines.inversion.noise_levels import build_noise_levels
+from pipelines.prompt_to_prompt.edit_run import find_image_size
+from pipelines.prompt_to_prompt.recording import DEFAULT_BUDGET_BYTES
+from pipelines.prompt_to_prompt.recording_size import (
+    GIBIBYTE,
+    count_branches_at_steps,
+    estimate_recording_bytes,
+)
+from pipelines.prompt_to_prompt.source_recording import RecordingOptions
 from t2i.attention.attend import attend
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
@@ -22,6 +30,8 @@ from t2i.attention.edits.share_keys_values import ShareKeysValues
 from t2i.attention.edits.style_aligned import StyleAligned
 from t2i.attention.session.session import Session
 from t2i.attention.site import list_steps_in_window
+from t2i.conditioning.guidance import choose_guidance
+from t2i.denoiser.memory_checks import read_free_bytes
 from t2i.denoiser.schedulers import Scheduler
 from t2i.denoiser.timesteps import set_timesteps
 from t2i.errors import ArgumentError
@@ -128,16 +138,15 @@ def record_reference(
     strength : of a run that begins with a start picture, else None
     call : further arguments of `invert`: height, width, guidance_scale, negative_prompt ...
 
-    Raises ArgumentError for a sampler whose noise levels are unknown, a window without a step, and
-    a recording that exceeds its budget.
+    Raises ArgumentError for a sampler whose noise levels are unknown, a window without a step, and,
+    before anything is run, for a recording that exceeds its budget or the free memory.
     """
     count = editor.steps_or_default(num_inference_steps)
     timesteps = list_run_timesteps(editor.scheduler, count, strength)
     levels = build_noise_levels(editor.scheduler, count)
     skipped = levels.timesteps.index(timesteps[0])
     recorded = [levels.timesteps.index(timestep) - skipped for timestep in timesteps]
-    read = [recorded[step] for step in list_steps_in_window(steps, len(timesteps))]
-    if not read:
+    if not list_steps_in_window(steps, len(timesteps)):
         first, end = steps
         raise ArgumentError(
             f"Got a reference picture with steps={first:g}-{end:g}: no step of a run of "
@@ -145,8 +154,7 @@ def record_reference(
         )
     # Half a step more: the method rounds its share of the levels down.
     skip = (skipped + 0.5) / levels.num_steps if skipped else 0.0
-    # Reads keys and values, as ReferenceAttention does, which has no name in the registry.
-    edit = ShareKeysValues(sites=None, steps=(min(read), max(read) + 1))
+    check_reference_fits(editor, steps, recorded, levels.num_steps - skipped, call)
     with warnings.catch_warnings():
         # How well edits of it would keep it does not matter here.
         warnings.filterwarnings("ignore", "The photo is smaller|Drawn again from its noise")
@@ -154,8 +162,8 @@ def record_reference(
             picture,
             prompt,
             EditFriendlyInversion(skip),
-            for_edits=[edit],
-            max_positions=1,  # nothing else of its layout is read
+            for_edits=[build_recorded_edit(steps, recorded)],
+            max_positions=0,  # nothing else is read
             num_inference_steps=count,
             generator=torch.Generator("cpu").manual_seed(REFERENCE_NOISE_SEED),
             **call,
@@ -178,6 +186,77 @@ def attending_to_reference(
     with attend(pipe, recorded_source=reference) as attn:
         attn.edit(edit)
         yield attn
+
+
+def build_recorded_edit(window: tuple[float, float], recorded: Sequence[int]) -> ShareKeysValues:
+    """Build the edit for which a reference picture is recorded: it reads keys and values, as
+    ReferenceAttention does, which has no name in the registry.
+
+    recorded : for each step of the run, that of the recording
+    """
+    read = [recorded[step] for step in list_steps_in_window(window, len(recorded))]
+    return ShareKeysValues(sites=None, steps=(min(read), max(read) + 1))
+
+
+def check_reference_fits(
+    editor: "RecordingPipeline",
+    window: tuple[float, float],
+    recorded: Sequence[int],
+    num_steps: int,
+    call: Mapping[str, Any],
+) -> None:
+    """Raise ArgumentError if the recording of a reference picture would exceed its budget, or the
+    free main memory, with a window of steps that would not.
+
+    recorded : for each step of the run, that of the recording, which has `num_steps`
+    call : arguments of `invert`
+    """
+    size = find_image_size(editor, call.get("height"), call.get("width"))
+    scale = editor.guidance_scale_or_default(call.get("guidance_scale"))
+    guidance = call.get("guidance") or choose_guidance(scale)
+    branches = count_branches_at_steps(guidance, num_steps)
+
+    def count_bytes(window: tuple[float, float]) -> int:
+        edit = build_recorded_edit(window, recorded)
+        return estimate_recording_bytes(editor, num_steps, *size, 0, [edit], branches)
+
+    options = RecordingOptions(call.get("folder"), call.get("budget", DEFAULT_BUDGET_BYTES), 0)
+    free = None if options.folder is not None else read_free_bytes(torch.device("cpu"))
+    limit = options.budget if free is None else min(options.budget, free)
+    needed = count_bytes(window)
+    if needed <= limit:
+        return
+    shorter = (
+        (one, count_bytes(one))
+        for one in list_shorter_windows(window)
+        if list_steps_in_window(one, len(recorded))
+    )
+    fitting = next((one for one in shorter if one[1] <= limit), None)
+    remedy = "Take"
+    if fitting is not None:
+        (first, end), fitting_bytes = fitting
+        remedy = (
+            f"Read it in fewer steps, as in --reference PICTURE:steps={first:g}-{end:g}, which "
+            f"takes {fitting_bytes / GIBIBYTE:.3g} GiB, or take"
+        )
+    what = "the budget is" if limit == options.budget else "of free memory there are"
+    raise ArgumentError(
+        f"A reference picture for an image of {size[1]}x{size[0]} pixels in "
+        f"{plural(len(recorded), 'step')} takes {needed / GIBIBYTE:.3g} GiB of main memory, its "
+        f"keys and values of each step, but {what} {limit / GIBIBYTE:.3g} GiB. {remedy} a "
+        "smaller image (--size), fewer --steps, or a model in half precision."
+    )
+
+
+def list_shorter_windows(window: tuple[float, float]) -> list[tuple[float, float]]:
+    """Return windows with the same beginning as a window of steps, each shorter than the one
+    before: by a twentieth of the run, or by a step where numbers of steps are given.
+    """
+    first, end = window
+    if isinstance(end, int):
+        return [(first, one) for one in range(end - 1, int(first), -1)]
+    ends = (twentieth / 20 for twentieth in range(19, 0, -1))
+    return [(first, one) for one in ends if first < one < end]
 
 
 def list_run_timesteps(

@@ -165,7 +165,9 @@ def invert_and_record_photo(
     levels = build_noise_levels(pipe.scheduler, settings.num_inference_steps)
     pixels_13YX = photo.pixels
     height, width = pixels_13YX.shape[-2:]
-    most = options.max_positions or pipe.find_max_kept_layout_positions(height, width)
+    most = options.max_positions
+    if most is None:
+        most = pipe.find_max_kept_layout_positions(height, width)
     num_steps = count_path_steps(method, levels.num_steps)
     needed = estimate_recording_bytes(
         pipe, num_steps, height, width, most, options.source_rows_edits

@@ -71,7 +71,8 @@ class RecordingProbe(Probe):
     """Probe that records the source's queries and keys in the branch "cond".
 
     It reads every site that attends to text, and self-attention of at most `max_positions`
-    positions; in all branches it records what `source_rows_edits` read, at their sites and steps.
+    positions, neither for 0; in all branches it records what `source_rows_edits` read, at their
+    sites and steps.
 
     tensors : recorded since `pop_step_tensors`, by "site/query" for the branch "cond", and
         "site/uncond/query" for others
@@ -105,7 +106,7 @@ class RecordingProbe(Probe):
         a control's network.
         """
         small = site.kind != "self" or site.num_positions <= self.max_positions
-        return small and site.control_number is None
+        return small and self.max_positions > 0 and site.control_number is None
 
     def list_recorded_branches_and_tensors(
         self, site: Site, step: int, num_steps: int, branches: Sequence[Branch]

@@ -86,7 +86,7 @@ class RecordingPipeline(TextToImagePipeline):
         folder : written for load_recorded_source(folder) to read; None records in memory
         budget : most bytes to record, checked after the first step
         max_positions : of the largest site whose self-attention is recorded; None for what
-            edits="auto" needs
+            edits="auto" needs, 0 for the sites and steps that `for_edits` read alone
         for_edits : edits that are to read the source later: ShareKeysValues, InjectQueriesKeys and
             StyleAligned need more of it than others, which is recorded at their sites and steps
         controls, cache : of the run and of all edits of it

@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from diffusers.models.attention_processor import Attention
 
 from t2i.attention.edits.base.source_rows_edit import SourceRowsEdit
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.site import Site, find_place_in_unet
+from t2i.conditioning.guidance_interval import Interval
+from t2i.conditioning.guidance_registry import GUIDANCES
+from t2i.conditioning.run_state import Guidance, RunState
 from t2i.denoiser.families import sd
 from t2i.errors import ArgumentError
 from t2i.text.encoder_interface import TextEncoder
@@ -23,15 +28,17 @@ def estimate_recording_bytes(
     width: int,
     max_positions: int,
     source_rows_edits: Sequence[SourceRowsEdit] = (),
+    branches_at_steps: Sequence[int] | None = None,
 ) -> int:
     """Return the bytes of a recorded source: of each step the queries and keys, and the latents.
 
     It is exact for a prompt that fits into one window of the text encoder, but for the residuals
-    and the unconditional embeddings that some inversion methods record beside them, and the other
-    branches of what `source_rows_edits` read.
+    and the unconditional embeddings that some inversion methods record beside them.
 
-    max_positions : of the largest site whose self-attention is recorded
+    max_positions : of the largest site whose self-attention is recorded; 0 for the sites that
+        `source_rows_edits` read alone
     source_rows_edits : edits for which more is recorded
+    branches_at_steps : of guidance, of which these edits read each; None for one at each step
     """
     unet, latent = pipe.unet, sd.latent_size(pipe.vae, height, width)
     values, of_copies = unet.config["in_channels"] * math.prod(latent), 0
@@ -43,6 +50,8 @@ def estimate_recording_bytes(
         sides = [math.ceil(side / 2**halvings) for side in latent]
         positions = math.prod(sides)
         if module.is_cross_attention:
+            if max_positions == 0:
+                continue
             values += positions * module.inner_dim + tokens * module.inner_kv_dim
             continue
         recorded = "qk" if positions <= max_positions else ""
@@ -55,10 +64,25 @@ def estimate_recording_bytes(
                 for edit in source_rows_edits
                 if edit.acts_at_site_and_step(site, step, num_steps)
             ]
-            more = set("".join(read)) - set(recorded)
-            of_copies += positions * sum(widths[one] for one in more)
+            tensors = set("".join(read))
+            more = sum(widths[one] for one in tensors - set(recorded))
+            others = 0 if branches_at_steps is None else branches_at_steps[step] - 1
+            of_copies += positions * (more + others * sum(widths[one] for one in tensors))
     size: int = (num_steps * values + of_copies) * unet.dtype.itemsize
     return size
+
+
+def count_branches_at_steps(guidance: Guidance, num_steps: int) -> list[int]:
+    """Return how many branches a guidance computes at each step; for a guidance that is not in the
+    registry, one: the least.
+    """
+    known = set(GUIDANCES.values())
+    parts = [guidance, *([guidance.guidance] if isinstance(guidance, Interval) else [])]
+    if not all(type(one) in known for one in parts):
+        return [1] * num_steps
+    none: Any = None  # those of the registry read the number of the step alone
+    run = RunState(none, none, guidance, torch.zeros(num_steps))
+    return [len(guidance.branches(replace(run, step=step))) for step in range(num_steps)]
 
 
 def build_self_attention_site(name: str, size: tuple[int, int], heads: int) -> Site:
@@ -95,6 +119,5 @@ def check_recording_budget(needed: int, budget: int) -> None:
         raise ArgumentError(
             f"Recording this source takes {needed / GIBIBYTE:.3g} GiB, but the budget is "
             f"{budget / GIBIBYTE:.3g} GiB: raise it (budget= in bytes, --budget in GiB), or take "
-            "fewer steps, a smaller image, or fewer sites and steps in for_edits=; of a reference "
-            "picture, a shorter window, as in --reference PICTURE:steps=0-0.3."
+            "fewer steps, a smaller image, or fewer sites and steps in for_edits=."
         )

@@ -1,6 +1,8 @@
 """Reference pictures read by the runs of every kind of pipeline, at the noise levels of each."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from diffusers import EDMEulerScheduler
 
+import pipelines.reference
 from pipelines.image_to_image import ImageToImagePipeline
 from pipelines.inpaint import InpaintPipeline
 from pipelines.inversion.edit_friendly import EditFriendlyInversion
@@ -20,6 +23,9 @@ from pipelines.reference import (
 )
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import StyleAligned, attend
+from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
+from t2i.conditioning.guidance_interval import Interval
+from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.schedulers import build_scheduler
 from t2i.errors import ArgumentError
 from t2i.text.prompt import Prompt
@@ -27,6 +33,12 @@ from tests.pipelines.controls.networks import hint
 from tests.tiny import picture, tiny_sd_components
 
 STEPS = 4
+SD1_UNET = {
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "sample_size": 64,
+}
 
 
 @pytest.fixture
@@ -71,17 +83,98 @@ def test_it_is_shared_attention_over_an_inversion_of_independent_noise(pipe: Any
     assert not np.array_equal(drawn, draw(pipe))
 
 
-def test_no_queries_of_its_self_attention_are_recorded_and_the_budget_names_the_window(
-    pipe: Any,
-) -> None:
+def test_keys_and_values_of_its_self_attention_alone_are_recorded(pipe: Any) -> None:
     reference = record_reference(editor(pipe), hint(1), steps=(0, 2), num_inference_steps=STEPS)
     parts = [
-        {name.split("/")[-1] for name in reference.source.steps[step] if "attn1" in name}
-        for step in range(STEPS)
+        {(name.split("/")[0].split(".")[-1], name.split("/")[-1]) for name in step if "/" in name}
+        for step in map(reference.source.steps.__getitem__, range(STEPS))
     ]
-    assert parts == [{"key", "value"}, {"key", "value"}, set(), set()]
-    with pytest.raises(ArgumentError, match=r"as in --reference PICTURE:steps=0-0\.3\."):
+    read = {("attn1", "key"), ("attn1", "value")}
+    assert parts == [read, read, set(), set()]
+
+
+@pytest.mark.parametrize("steps", [(0.0, 1.0), (0.25, 0.75)])
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        None,
+        Conditional(),
+        Interval(ClassifierFree(3.0), 0.3, 0.8),
+        ZeroStar(3.0, zero_init_steps=1),
+    ],
+)
+def test_its_size_is_known_before_it_is_made(
+    pipe: Any, guidance: Any, steps: tuple[float, float]
+) -> None:
+    call = {"num_inference_steps": STEPS, "guidance": guidance, "height": 40, "width": 32}
+    reference = record_reference(editor(pipe), hint(1), steps=steps, **call)
+    source = reference.source
+    beside = sum(source.steps[step]["residual"].nbytes for step in range(STEPS))
+    most = source.bytes - beside
+    record_reference(editor(pipe), hint(1), steps=steps, **call, budget=source.bytes)
+    words = f"for an image of 32x40 pixels in 4 steps takes {most / (1 << 30):.3g} GiB of main"
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        record_reference(editor(pipe), hint(1), steps=steps, **call, budget=most - 1)
+
+
+@contextmanager
+def running_nothing(pipe: Any) -> Iterator[None]:
+    def fail(*_: Any) -> None:
+        raise AssertionError("the UNet was run")
+
+    hook = pipe.unet.register_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_one_that_exceeds_its_budget_is_refused_before_anything_is_run(pipe: Any) -> None:
+    whole = record_reference(editor(pipe), hint(1), num_inference_steps=STEPS).source.bytes
+    words = r"the budget is .*--reference PICTURE:steps=0-0\.7, which takes .* or take a smaller"
+    with running_nothing(pipe), pytest.raises(ArgumentError, match=words):
+        record_reference(editor(pipe), hint(1), num_inference_steps=STEPS, budget=whole // 2 + 5000)
+    half = record_reference(
+        editor(pipe), hint(1), steps=(0.0, 0.7), num_inference_steps=STEPS, budget=whole
+    )
+    assert half.source.bytes <= whole // 2 + 5000
+    with running_nothing(pipe), pytest.raises(ArgumentError, match=r"GiB\. Take a smaller image"):
         record_reference(editor(pipe), hint(1), num_inference_steps=STEPS, budget=1000)
+    words = r"steps=0-2, which takes"
+    with running_nothing(pipe), pytest.raises(ArgumentError, match=words):
+        record_reference(
+            editor(pipe), hint(1), steps=(0, 4), num_inference_steps=STEPS, budget=whole // 2 + 5000
+        )
+
+
+def test_one_that_exceeds_the_free_memory_is_refused_before_anything_is_run(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines.reference, "read_free_bytes", lambda _device: 100_000)
+    with running_nothing(pipe), pytest.raises(ArgumentError, match="of free memory there are"):
+        record_reference(editor(pipe), hint(1), num_inference_steps=STEPS)
+
+
+def test_fifty_steps_of_stable_diffusion_in_half_precision_do_not_fit(
+    pipe: Any,
+) -> None:
+    unet = build_meta_model("UNet2DConditionModel", SD1_UNET).to(torch.float16)
+    large = editor(pipe)
+    large.register_modules(unet=unet)
+    # Keys and values of 16 sites, in both branches, in half precision.
+    sites = {64: 5, 32: 5, 16: 5, 8: 1}
+    widths = {64: 320, 32: 640, 16: 1280, 8: 1280}
+    values = sum(count * side**2 * widths[side] for side, count in sites.items())
+    latents = 50 * 4 * 64 * 64 * 2
+    needed = 50 * 2 * 2 * values * 2 + latents
+    size = {"height": 256, "width": 256}  # a quarter of it in latents, with the tiny autoencoder
+    words = (
+        f"for an image of 256x256 pixels in 50 steps takes {needed / (1 << 30):.3g} GiB of main "
+        "memory, its keys and values of each step, but the budget is 4 GiB. Read it in fewer "
+        "steps, as in --reference PICTURE:steps=0-0.9, which takes"
+    )
+    with pytest.raises(ArgumentError, match=re.escape(words)):
+        record_reference(large, hint(1), num_inference_steps=50, **size)
 
 
 def test_a_batch_shares_one_recording(pipe: Any) -> None:
