@@ -22,6 +22,7 @@ from pipelines.prompt_to_prompt.recording_size import (
     estimate_recording_bytes,
 )
 from pipelines.prompt_to_prompt.source_recording import RecordingOptions
+from t2i.adapters.ip_adapter import leaving_out_ip_adapters
 from t2i.attention.attend import attend
 from t2i.attention.call import AttentionCall
 from t2i.attention.compute.edit_plan import EditPlan
@@ -138,6 +139,8 @@ def record_reference(
     strength : of a run that begins with a start picture, else None
     call : further arguments of `invert`: height, width, guidance_scale, negative_prompt ...
 
+    IP-Adapters are left out: the picture is read under its prompt alone.
+
     Raises ArgumentError for a sampler whose noise levels are unknown, a window without a step, and,
     before anything is run, for a recording that exceeds its budget or the free memory.
     """
@@ -155,7 +158,7 @@ def record_reference(
     # Half a step more: the method rounds its share of the levels down.
     skip = (skipped + 0.5) / levels.num_steps if skipped else 0.0
     check_reference_fits(editor, steps, recorded, levels.num_steps - skipped, call)
-    with warnings.catch_warnings():
+    with leaving_out_ip_adapters(editor.unet), warnings.catch_warnings():
         # How well edits of it would keep it does not matter here.
         warnings.filterwarnings("ignore", "The photo is smaller|Drawn again from its noise")
         source = editor.invert(

@@ -1,11 +1,20 @@
-"""Checks of IP-Adapter files (Ye et al. 2023) against the UNet they are loaded into.
+"""IP-Adapters (Ye et al. 2023): checks of their files against the UNet they are loaded into, and
+runs without them.
 
 diffusers loads the file, and silently ignores tensors that it does not expect.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from diffusers.models.attention_processor import (
+    AttnProcessor2_0,
+    IPAdapterAttnProcessor,
+    IPAdapterAttnProcessor2_0,
+)
 
 from t2i.adapters.module_names import summarize_names
 from t2i.adapters.tensor_files import read_tensors_and_metadata
@@ -52,3 +61,30 @@ def check_ip_adapter_fits_unet(path: Path, unet: Any) -> None:
             f"and {len(misfits):,} of its tensors are missing, unexpected or of another shape: "
             f"{summarize_names(misfits)}. Choose one made for this kind of model."
         )
+
+
+@contextmanager
+def leaving_out_ip_adapters(unet: Any) -> Iterator[None]:
+    """Let a UNet attend to text alone within the block, as without the IP-Adapters that are loaded
+    into it; LoRA layers of FaceID adapters stay on.
+    """
+    projection = unet.encoder_hid_proj
+    if not len(getattr(projection, "image_projection_layers", ())):
+        yield
+        return
+    processors, kind = dict(unet.attn_processors), unet.config.encoder_hid_dim_type
+    of_adapters = (IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0)
+    unet.set_attn_processor(
+        {
+            name: AttnProcessor2_0() if isinstance(one, of_adapters) else one
+            for name, one in processors.items()
+        }
+    )
+    unet.encoder_hid_proj = None
+    unet.config.encoder_hid_dim_type = None
+    try:
+        yield
+    finally:
+        unet.encoder_hid_proj = projection
+        unet.config.encoder_hid_dim_type = kind
+        unet.set_attn_processor(processors)

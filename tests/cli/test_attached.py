@@ -564,3 +564,26 @@ def test_a_story_makes_nothing_be_read_that_is_no_plain_file(cli: Cli, draw: Cli
         assert done.code == 4
         assert "was made with the picture" in done.err
         assert "Or give another with --image" in done.err
+
+
+@pytest.mark.parametrize(
+    ("adapter", "none"),
+    [
+        (ATTACHED["image prompt"], (*ATTACHED["image prompt"][:3], "beside/teal.png:0")),
+        (
+            ("--ip-adapter", "beside/eyes:beside/teal.png:scale=0.9,mask=beside/half.png"),
+            ("--ip-adapter", "beside/eyes:beside/teal.png:scale=0,mask=beside/half.png"),
+        ),
+    ],
+)
+def test_image_prompts_go_with_a_reference_picture(
+    draw: Cli, cli: Cli, adapter: tuple[str, ...], none: tuple[str, ...]
+) -> None:
+    look = ("--reference", "beside/noise.png:scale=2")
+    alone, prompted = drawn(draw(*look)), drawn(draw(*adapter))
+    both, unscaled = drawn(draw(*look, *adapter)), drawn(draw(*look, *none))
+    assert np.array_equal(pixels(unscaled), pixels(alone))
+    assert not np.array_equal(pixels(both), pixels(alone))
+    assert not np.array_equal(pixels(both), pixels(prompted))
+    again = cli("generate", "--from", both, "--out", "again")
+    assert drawn(again).read_bytes() == both.read_bytes()

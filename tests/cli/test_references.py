@@ -245,10 +245,6 @@ def test_lines_that_cannot_have_a_reference_are_named(
         (("--reference", "."), ". is not a regular file: expected the file of the reference"),
         (("--reference", "look.png:steps=0-0.1"), "no step of a run of 4 steps is among them"),
         (("--reference", "look.png", "--reference", "start.png"), "Got 2 reference pictures"),
-        (
-            ("--reference", "look.png", "--ip-adapter", "a.safetensors:start.png"),
-            "Got --reference with --ip-adapter",
-        ),
         (("--reference", "look.png:prompt=(cat"), "cat"),
         (
             ("--reference", "look.png:prompt=a cat <lora:ink:0.8>"),

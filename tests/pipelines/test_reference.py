@@ -27,10 +27,13 @@ from t2i.conditioning.guidance import ClassifierFree, Conditional, ZeroStar
 from t2i.conditioning.guidance_interval import Interval
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.schedulers import build_scheduler
-from t2i.errors import ArgumentError
+from t2i.errors import ArgumentError, DataError
 from t2i.text.prompt import Prompt
 from tests.pipelines.controls.networks import hint
+from tests.pipelines.test_adapters import PICTURE, adapted, seeing
 from tests.tiny import picture, tiny_sd_components
+
+__all__ = ["seeing"]  # a fixture
 
 STEPS = 4
 SD1_UNET = {
@@ -292,3 +295,44 @@ def test_the_model_is_left_as_it_was(pipe: Any) -> None:
     with attending_to_reference(pipe, reference):
         draw(pipe)
     assert np.array_equal(draw(pipe), before)
+
+
+def test_image_prompts_are_of_the_image_alone(seeing: dict[str, Any]) -> None:
+    plain = TextToImagePipeline(**seeing)
+    adapted_pipe = adapted(seeing)[0]
+    call = {"num_inference_steps": STEPS}
+    for one in (plain, adapted_pipe):
+        one.set_progress_bar_config(disable=True)
+    processors = adapted_pipe.unet.attn_processors
+    projection = adapted_pipe.unet.encoder_hid_proj
+    alone, beside = (
+        record_reference(editor(one), hint(1), **call) for one in (plain, adapted_pipe)
+    )
+    # It is read as without an adapter, and the adapter is there as before.
+    for step in range(STEPS):
+        kept, expected = beside.source.steps[step], alone.source.steps[step]
+        assert kept.keys() == expected.keys()
+        assert all(torch.equal(kept[name], expected[name]) for name in kept)
+    assert adapted_pipe.unet.encoder_hid_proj is projection
+    assert all(adapted_pipe.unet.attn_processors[name] is one for name, one in processors.items())
+
+    look = {"ip_adapter_image": PICTURE}
+    with attending_to_reference(plain, alone, 2.0):
+        without = draw(plain)
+    prompted = draw(adapted_pipe, **look)
+    with attending_to_reference(adapted_pipe, beside, 2.0):
+        both = draw(adapted_pipe, **look)
+        adapted_pipe.set_ip_adapter_scale(0.0)
+        unscaled = draw(adapted_pipe, **look)
+    assert np.array_equal(unscaled, without)
+    assert not np.array_equal(both, without)
+    assert not np.array_equal(both, prompted)
+
+
+def test_an_adapter_is_put_back_where_a_picture_cannot_be_read(seeing: dict[str, Any]) -> None:
+    pipe = adapted(seeing)[0]
+    projection = pipe.unet.encoder_hid_proj
+    with pytest.raises(DataError, match="gone"):
+        record_reference(editor(pipe), "gone.png", num_inference_steps=STEPS)
+    assert pipe.unet.encoder_hid_proj is projection
+    assert pipe.unet.config.encoder_hid_dim_type == "ip_image_proj"

@@ -83,9 +83,7 @@ def parse_reference(text: str) -> ReferenceFileAndSettings:
     )
 
 
-def check_references(
-    references: Sequence[ReferenceFileAndSettings], *, is_edited: bool, has_ip_adapter: bool
-) -> None:
+def check_references(references: Sequence[ReferenceFileAndSettings], *, is_edited: bool) -> None:
     """Raise ArgumentError for reference pictures that a request cannot have.
 
     is_edited : whether its image is edited by its words, or a photo that is inverted
@@ -103,11 +101,6 @@ def check_references(
             "is that of its source. Leave it out, in a line of a prompts file with "
             '"reference": "none", or take the look of a photo with t2i edit --image PHOTO '
             "--style 1."
-        )
-    if has_ip_adapter:
-        raise ArgumentError(
-            "Got --reference with --ip-adapter: a picture is recorded without image prompts, for "
-            "which an IP-Adapter leaves no room. Leave one of them out."
         )
 
 

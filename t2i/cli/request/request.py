@@ -129,11 +129,8 @@ class Request:
             self.parse_prompt_in_grammar(text)
         if self.regions:
             _check_regions(self)
-        check_references(
-            self.references,
-            is_edited=self.edited is not None or self.inversion is not None,
-            has_ip_adapter=self.ip_adapter is not None or bool(self.image_prompts),
-        )
+        is_edited = self.edited is not None or self.inversion is not None
+        check_references(self.references, is_edited=is_edited)
         check_cache_options(self.cache, of_photo=self.inversion is not None)
         if self.guidance_method is not None:
             # Here, for it imports torch, which most requests need much later.
