@@ -222,6 +222,15 @@ def test_what_trains_or_listens_runs_the_model(encoder: Clip, cache: TextOutputC
         encoder.encode(["a red apple"])
 
 
+def test_a_table_that_computes_its_rows_is_always_run(
+    encoder: Clip, cache: TextOutputCache
+) -> None:
+    encoder.model.set_input_embeddings(nn.Sequential(encoder.model.get_input_embeddings()).eval())
+    with counting(cache, 0, 0):
+        found = [encoder.encode(["a red apple"]).text_BTD for _ in range(2)]
+    assert torch.equal(*found)
+
+
 def test_the_output_used_least_recently_goes_first_and_the_budget_holds(encoder: Clip) -> None:
     one = plain(encoder, ["a"]).nbytes
     cache = TextOutputCache(2 * one)

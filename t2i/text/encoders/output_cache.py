@@ -111,6 +111,8 @@ class TextOutputCache:
             return None
         state: list[Hashable] = [torch.is_autocast_enabled()]
         table = model.get_input_embeddings()
+        if not isinstance(table, nn.Embedding):  # one with a LoRA of its own computes its rows
+            return None
         for module in model.modules():
             if _is_hooked(module) or _is_trained(module):
                 return None
@@ -141,8 +143,8 @@ def _read_tokens(model: PreTrainedModel, ids_RW: Tensor) -> tuple[Hashable, ...]
     """Return token ids, and a digest of the embeddings that the model has for them."""
     table = model.get_input_embeddings()
     assert isinstance(table, nn.Embedding)
-    rows_KD = table.weight[ids_RW.unique().to(table.weight.device)].to("cpu", torch.float32)
-    digest = hashlib.blake2b(rows_KD.numpy().tobytes(), digest_size=16).digest()
+    rows_KD = table.weight[ids_RW.unique().to(table.weight.device)].cpu()
+    digest = hashlib.blake2b(rows_KD.view(torch.uint8).numpy().tobytes(), digest_size=16).digest()
     return ids_RW.shape, ids_RW.numpy().tobytes(), table.weight.dtype, digest
 
 
