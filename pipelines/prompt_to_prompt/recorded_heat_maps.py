@@ -17,6 +17,7 @@ from t2i.attention.compute.tap import AttentionInputs
 from t2i.attention.denoiser_pass import DenoiserPass
 from t2i.attention.probes.concepts import Concept, encode_concepts
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
+from t2i.attention.probes.presence import RunModel
 from t2i.attention.probes.probe import Probe
 from t2i.attention.probes.step_heat_maps import StepHeatMaps
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
@@ -50,7 +51,7 @@ def read_recorded_heat_maps(
     concepts = [word for word in words if isinstance(word, Concept)]
     reader = encode_concepts(pipe, concepts) if concepts else None
     probe = Probe(words, convention=convention, concepts=reader)
-    probe.measurements.presence_pipe = pipe
+    probe.measurements.presence_model = RunModel(pipe)
     tokenizers = find_prompt_tokenizers(pipe, None)
     requested = RequestedWords()
     tokens = PromptTokens((source.prompt_at_step(0),), tokenizers, requested)

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from pipelines.text_to_image import TextToImagePipeline
 from t2i.attention import Concept, HeatMaps, WeightWords, attend
+from t2i.attention.probes import presence
 from t2i.attention.probes.presence import (
     PRESENCE_FEATURES,
     PresenceFit,
+    RunModel,
     compute_attention_fingerprint,
     judge_presence,
     measure_presence_features,
@@ -131,6 +133,31 @@ def test_a_fit_of_other_weights_gives_no_probability():
     assert "for other weights" in found.remark
 
 
+def test_the_weights_of_a_run_are_read_once_for_all_its_words(monkeypatch):
+    pipe = ours(**tiny_sd_components())
+    store_presence_fit(pipe.unet, fitted_text(pipe))
+    read = []
+
+    def count(pipe):
+        read.append(pipe)
+        return compute_attention_fingerprint(pipe)
+
+    monkeypatch.setattr(presence, "compute_attention_fingerprint", count)
+    with attend(pipe) as attn:
+        maps = attn.probe("cat", "red apple")
+        draw(pipe, CAT, num_images_per_prompt=2)
+        assert not read  # a run that nobody asks costs nothing
+        found = [one.found(word) for one in (maps, maps.for_image(1)) for word in maps]
+        assert len(read) == 1
+        assert all(one.probability is not None for one in found)
+        with torch.no_grad():
+            next(pipe.unet.parameters()).add_(1e-3)
+        draw(pipe, CAT)
+        changed = [maps.found(word) for word in maps]
+    assert len(read) == 2
+    assert all("for other weights" in one.remark for one in changed)
+
+
 def test_a_fit_is_for_whole_probes_of_its_conventions_and_the_prompts_words():
     pipe = ours(**tiny_sd_components())
     store_presence_fit(pipe.unet, fitted_text(pipe))
@@ -147,7 +174,7 @@ def test_a_fit_is_for_whole_probes_of_its_conventions_and_the_prompts_words():
 def test_a_map_that_is_not_finite_has_no_probability():
     pipe = ours(**tiny_sd_components())
     store_presence_fit(pipe.unet, fitted_text(pipe))
-    found = judge_presence("cat", torch.full((4, 4), torch.nan), "default", pipe)
+    found = judge_presence("cat", torch.full((4, 4), torch.nan), "default", RunModel(pipe))
     assert found.probability is None
     assert "not finite" in found.remark
 

@@ -235,9 +235,9 @@ class HeatMaps(Mapping[str, Tensor]):
         0.97
         """
         measured = self.measurements
-        pipe = None if word in measured.concepts else measured.presence_pipe
+        model = None if word in measured.concepts else measured.presence_model
         run = (measured.edits, measured.caches)
-        return judge_presence(word, self._map(word), self.convention, pipe, *run)
+        return judge_presence(word, self._map(word), self.convention, model, *run)
 
     def save(self, path: str | Path) -> None:
         """Write the heat maps to a .safetensors file with words, convention and sites as

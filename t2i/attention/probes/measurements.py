@@ -6,12 +6,12 @@ N heads, S tokens of the words, Q positions of a site.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from t2i.attention.probes.presence import RunModel
 from t2i.attention.probes.refinement import AffinityAccumulator
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError
@@ -100,8 +100,8 @@ class ProbeMeasurements:
         -> AffinityAccumulator, for the convention "refined"
     raw : site -> for each step (images, N, S, Q), if requested by the probe
     live : site -> (images, N, S, Q) of the last pass with gradients, if requested by the probe
-    presence_pipe : pipeline whose fit of `HeatMaps.found` applies to the maps; None for a probe
-        of a part of the run, as of some sites
+    presence_model : model whose fit of `HeatMaps.found` applies to the maps; None for a probe of a
+        part of the run, as of some sites
     concepts : words of the maps that are read beside the prompt
     edits : names of the edits under which the run was made
     caches : caches of the run, which leave out attention of some passes; "" without any
@@ -114,7 +114,7 @@ class ProbeMeasurements:
     latent_size: Size | None = None
     raw: dict[str, list[Tensor]] = field(default_factory=dict)
     live: dict[str, Tensor] = field(default_factory=dict)
-    presence_pipe: Any = None
+    presence_model: RunModel | None = None
     concepts: frozenset[str] = frozenset()
     edits: tuple[str, ...] = ()
     caches: str = ""
@@ -124,6 +124,8 @@ class ProbeMeasurements:
         for entries in (self.tokens, self.accumulators, self.affinities, self.raw, self.live):
             entries.clear()
         self.columns = 0
+        if self.presence_model is not None:
+            self.presence_model.begin_run()
 
     def add_affinity(self, image_index: int, site: Site, probs_QQ: Tensor) -> None:
         """Add one step's self-attention probabilities (Q, Q) of a site; sites with joint attention

@@ -50,6 +50,29 @@ class Presence:
     remark: str = ""
 
 
+@dataclass(slots=True)
+class RunModel:
+    """Model that made the images of a run, whose fit judges presence in them.
+
+    pipe : its pipeline
+    """
+
+    pipe: Any
+    _fingerprint: str | None = None
+
+    def begin_run(self) -> None:
+        """Forget the weights of the previous run: they may have changed in place since."""
+        self._fingerprint = None
+
+    def fingerprint_weights(self) -> str:
+        """Return the fingerprint of the weights on which the attention depends, as they are when
+        the first word of the run is judged: it reads all of them, and every word has the same.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = compute_attention_fingerprint(self.pipe)
+        return self._fingerprint
+
+
 class PresenceTerm(BaseModel):
     """Term of a logistic regression: a feature, standardised by mean and deviation, times its
     weight.
@@ -137,31 +160,31 @@ def judge_presence(
     word: str,
     map_HW: Tensor,
     convention: str,
-    pipe: Any,
+    model: RunModel | None,
     edits: Sequence[str] = (),
     caches: str = "",
 ) -> Presence:
     """Return the presence of what a word names, by its heat map and the model's fit.
 
     map_HW : heat map of a convention that is not rescaled
-    pipe : whose fit is used if it was made for its present weights; None for a map to which no fit
+    model : whose fit is used if it was made for its weights; None for a map to which no fit
         applies, as that of a part of the run
     edits : names of the edits of attention or latents under which the image was made
     caches : caches of the run that made it, as the command line takes them; "" without any
     """
     score = measure_top(map_HW)
-    if pipe is None:
+    if model is None:
         return Presence(
             word,
             score,
             remark="A fit is for probes of a prompt's own words, at all steps, sites and heads.",
         )
-    fit = find_presence_fit(pipe)
+    fit = find_presence_fit(model.pipe)
     if not math.isfinite(score):
         remark = "The heat map has numbers that are not finite."
     elif fit is None:
         remark = f"The model has no presence fit. Make one: {FIT_COMMAND}"
-    elif fit.weights != compute_attention_fingerprint(pipe):
+    elif fit.weights != model.fingerprint_weights():
         remark = (
             f"The presence fit is for other weights: the model was trained further, has "
             f"a LoRA, or another precision. Fit it again: {FIT_COMMAND}"

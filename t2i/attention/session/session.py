@@ -8,6 +8,7 @@ from t2i.attention.edits.base.edit import Edit
 from t2i.attention.probes.concepts import Concept, encode_concepts
 from t2i.attention.probes.heat_maps import Convention, HeatMaps
 from t2i.attention.probes.negative_prompt_probe import NegativePromptWordsProbe
+from t2i.attention.probes.presence import RunModel
 from t2i.attention.probes.probe import Probe
 from t2i.attention.prompts.prompt_tokenizers import find_prompt_tokenizers
 from t2i.attention.prompts.prompt_tokens import PromptTokens, Word
@@ -70,7 +71,7 @@ class Session(SessionBase):
         reader = encode_concepts(self._x, concepts) if concepts else None
         probe = Probe(words, prompt, sites, steps, heads, grid, convention, grad, raw, reader)
         if sites is None and steps is None and heads is None and grid is None:
-            probe.measurements.presence_pipe = self._x
+            probe.measurements.presence_model = RunModel(self._x)
         return self.add_probe(probe)
 
     def _tokenize_negative_prompt(
