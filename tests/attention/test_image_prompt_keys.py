@@ -168,7 +168,8 @@ def test_the_encoder_of_image_prompts_has_no_sites():
     with attend(pipe) as attn:
         maps = attn.probe("apple")
         draw(pipe, call)
-        assert {site.place for site in maps.sites} == {"down", "mid", "up"}
+        read = maps.measurements.list_accumulators(0)
+        assert {one.site.place for one in read} == {"down", "mid", "up"}
         assert {site.name.split(".")[0] for site in attn.sites()} == {
             "down_blocks",
             "mid_block",

@@ -196,7 +196,7 @@ def test_the_text_is_told_from_the_pictures_of_an_adapter(adapted):
         assert torch.equal(draw_adapted(adapted), plain)
         assert_maps(attn, maps[0], "apple", calls, KEYS, 2, (3,))
         assert_maps(attn, maps[1], "dog", calls, KEYS, 3, (4,))
-        assert len(maps[0].sites) == 4
+        assert len(maps[0].measurements.list_accumulators(0)) == 4
 
 
 def test_edits_leave_the_adapter_s_own_attention_alone(adapted):

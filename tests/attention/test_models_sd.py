@@ -86,10 +86,12 @@ def test_maps_are_of_the_right_rows_columns_and_steps(pipe, scheduler, guidance,
                 of = maps[prompt].for_image(picture)
                 assert_maps(attn, of, word, calls, KEYS, row, PLACES[word])
         passes = len(pipe.scheduler.timesteps)
-        assert f"x {passes} steps, {passes * len(maps[0].sites)} calls" in attn.report()
+        read = [one.site for one in maps[0].measurements.list_accumulators(0)]
+        assert f"x {passes} steps, {passes * len(read)} calls" in attn.report()
     assert torch.equal(plain, seen)
     assert maps[0]["apple"].shape == (8, 12)
-    assert {site.size for site in maps[0].sites} == {(8, 12), (4, 6)}
+    assert {site.size for site in read} == {(8, 12), (4, 6)}
+    assert {site.size for site in maps[0].sites} == {(8, 12)}
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -188,7 +190,7 @@ def test_sdxl_is_read_with_both_encoders_words_in_the_same_places(xl):
         seen = draw(xl, callback_on_step_end=attn.on_step_end)
         assert_maps(attn, maps, "dog", calls, KEYS, 3, PLACES["dog"])
     assert torch.equal(plain, seen)
-    assert len(maps.sites) == 2 * SITES
+    assert len(maps.measurements.accumulators) == 2 * SITES
 
 
 def test_a_denoiser_alone_takes_a_tokenizer(parts):

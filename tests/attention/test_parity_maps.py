@@ -14,6 +14,7 @@ from t2i.attention import attend
 from t2i.attention.compute import probabilities
 from t2i.attention.compute.probabilities import compute_mean_ratio_to_max_token
 from t2i.attention.edits.base.edit import Edit
+from t2i.attention.probes import measurements
 from t2i.errors import ArgumentError, AttentionError
 from t2i.evaluate.inspection.map_scores import score_map_against_mask
 from t2i.evaluate.inspection.scene_heat_maps import compute_rendered_scene_heat_maps
@@ -148,7 +149,9 @@ def test_means_of_every_site_are_those_of_softmax(parts, run, of):
 
 
 def test_default_maps_are_in_proportion_to_the_strongest_token(parts):
-    """Of each head at each step, before any mean; then bilinear, the mean of sites, stretched."""
+    """Of each head at each step, before any mean; then the mean of the sites of 8 x 8 positions,
+    stretched. Those of 4 x 4 are too coarse.
+    """
     seen = captured(parts, CAT)
     pipe = ours(**parts)
     with attend(pipe) as attn:
@@ -159,16 +162,13 @@ def test_default_maps_are_in_proportion_to_the_strongest_token(parts):
     def expected(word, steps, heads, place):
         of_sites = []
         for name, passes in seen.items():
-            if name.startswith(place):
+            if name.startswith(place) and passes[0].shape[-2] == 64:
                 probs_SNQT = torch.stack(passes)[steps, 1][:, heads]
                 rivals_SNQ1 = probs_SNQT.amax(-1, keepdim=True)
                 mean_Q = (probs_SNQT / rivals_SNQ1)[..., PLACES[word]].mean(dim=(0, 1, 3))
-                side = int(len(mean_Q) ** 0.5)
-                map_11HW = mean_Q.view(1, 1, side, side)
-                of_sites.append(
-                    functional.interpolate(map_11HW, (8, 8), mode="bilinear", antialias=True)
-                )
-        map_HW = torch.cat(of_sites).mean(dim=0)[0]
+                of_sites.append(mean_Q.view(8, 8))
+        assert 0 < len(of_sites) < len(seen)
+        map_HW = torch.stack(of_sites).mean(dim=0)
         return (map_HW - map_HW.min()) / (map_HW.max() - map_HW.min())
 
     for word in maps:
@@ -180,7 +180,9 @@ def test_default_maps_are_in_proportion_to_the_strongest_token(parts):
 
 @pytest.mark.parametrize("of", [ours, theirs])
 def test_refined_maps_are_means_of_the_positions_that_a_position_attends_to(parts, of):
-    """Written out in float64: the larger of two decoder blocks, squared, its last steps."""
+    """Written out in float64: the larger of two decoder blocks, squared, its last steps; the words
+    at its 8 x 8 positions alone.
+    """
     cross, selves = captured(parts, CAT), captured(parts, CAT, cross=False)
     pipe = of(**parts)
     with attend(pipe, prompts=[CAT]) as attn:
@@ -191,16 +193,12 @@ def test_refined_maps_are_means_of_the_positions_that_a_position_attends_to(part
     def expected(word, words_steps, affinity_steps, grid=(8, 8)):
         of_sites = []
         for name, passes in cross.items():
-            if name.startswith("up"):
+            if name.startswith("up") and passes[0].shape[-2] == 64:
                 probs_SNQT = torch.stack(passes)[words_steps, 1].double()
                 ratio_SNQT = probs_SNQT / probs_SNQT.amax(-1, keepdim=True)
                 mean_Q = ratio_SNQT[..., PLACES[word]].mean(dim=(0, 1, 3))
-                side = int(len(mean_Q) ** 0.5)
-                map_11HW = mean_Q.view(1, 1, side, side)
-                of_sites.append(
-                    functional.interpolate(map_11HW, (8, 8), mode="bilinear", antialias=True)
-                )
-        map_Q = torch.cat(of_sites).mean(dim=0).flatten()
+                of_sites.append(mean_Q)
+        map_Q = torch.stack(of_sites).mean(dim=0)
         sides = {name: passes[0].shape[-1] for name, passes in selves.items() if "up" in name}
         (largest, *_) = [name for name in sides if sides[name] == 64]
         affinity_QQ = torch.stack(selves[largest])[affinity_steps, 1].double().mean(dim=(0, 1))
@@ -236,30 +234,34 @@ def test_a_refined_probe_of_sites_without_text_is_refused_as_any_other():
                 draw(pipe, CAT, num_inference_steps=1)
 
 
-def test_refined_maps_lie_closer_on_the_objects_of_the_embedded_model():
+def test_maps_of_the_embedded_model_lie_closer_on_its_objects_than_others_do(monkeypatch):
+    """Than DAAM's, and than those of all sites, among which are coarse ones of 4 x 4 positions."""
     pipe = t2i.load("embedded")
     scenes = SceneDataset(
         SceneDatasetConfig(size=128, seed=5, length=6, max_objects=2, vocabulary=OBJECTS)
     )
-    gained = []
+    ious = {}
+
+    def score(name, method, heat, scene):
+        for one, placed in enumerate(scene.objects):
+            map_HW = heat.resized_word_map(method, "all", one, [])
+            scores = score_map_against_mask(map_HW, torch.from_numpy(placed.mask))
+            # at the best threshold: the maps of two conventions are scaled differently
+            ious.setdefault(name, []).append(max(scores.ious))
+
     for number in range(6):
         scene = scenes.render_scene(number)
         heat = compute_rendered_scene_heat_maps(
             pipe, scene, (0.7, 0.4, 0.2), torch.Generator().manual_seed(number)
         )
-        ious = [
-            [
-                max(  # at the best threshold: the maps of the two are scaled differently
-                    score_map_against_mask(
-                        heat.resized_word_map(method, "all", one, []), torch.from_numpy(placed.mask)
-                    ).ious
-                )
-                for one, placed in enumerate(scene.objects)
-            ]
-            for method in ("refined", "default")
-        ]
-        gained.append(np.mean(ious[0]) - np.mean(ious[1]))
-    assert np.mean(gained) > 0.01, gained
+        for method in ("default", "refined", "daam"):
+            score(method, method, heat, scene)
+        with monkeypatch.context() as patched:
+            patched.setattr(measurements, "MIN_POSITIONS", 1)
+            score("all sites", "default", heat, scene)
+    mean = {name: np.mean(values) for name, values in ious.items()}
+    assert mean["default"] > mean["all sites"] + 0.01 > mean["daam"] + 0.02, mean
+    assert mean["refined"] > mean["daam"] + 0.03, mean
 
 
 def test_a_map_does_not_ask_how_strongly_a_place_looks_at_the_text():

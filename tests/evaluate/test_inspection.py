@@ -86,6 +86,7 @@ def test_records_say_all_methods_and_sites_of_each_word(part: InspectionPart) ->
     assert [one.word for one in shown.objects] == [placed.word for placed in scene.objects]
     choice = HeatMapCalibration.model_validate(part.measure_unit(CALIBRATION_KEY))
     assert set(shown.objects[0].sites) == set(choice.site_ious)
+    assert {"8x8", "4x4"} <= set(choice.site_sizes.values())  # those too coarse for the default
     assert set(shown.objects[0].methods) == set(METHODS)
     assert set(shown.objects[0].methods["default"]) == {ALL_LEVELS, "0.8", "0.3"}
     leaks = [one.methods["default"][ALL_LEVELS].leakage is None for one in shown.objects]

@@ -5,7 +5,7 @@ N heads, S tokens of the words, Q positions of a site, H W a size.
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,7 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from t2i.atomic_files import write_atomically
-from t2i.attention.probes.measurements import ProbeMeasurements, SiteAccumulator, Size
+from t2i.attention.probes.measurements import (
+    ProbeMeasurements,
+    SiteAccumulator,
+    Size,
+    leave_out_coarse_sites,
+)
 from t2i.attention.probes.presence import Presence, judge_presence
 from t2i.attention.probes.refinement import refine_map
 from t2i.attention.probes.segmentation import Segmentation, label_positions, rank_words_at
@@ -26,7 +31,6 @@ from t2i.attention.site import Site
 from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.pictures import MIN_DISPLAY_WIDTH, build_picture_grid
 from t2i.safe_reading.tensors import open_tensors
-from t2i.terminal import plural
 
 Convention = Literal["default", "refined", "concept_attention", "daam", "mean"]
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
@@ -48,7 +52,8 @@ class HeatMaps(Mapping[str, Tensor]):
 
     The convention is the aggregation of sites, heads, tokens and steps to one map:
     "default" : at each position, head and step the word's probability, divided by the largest
-        probability of a token there; the mean of all, bilinear to the grid, rescaled to 0..1;
+        probability of a token there; the mean of all sites but the coarse ones, see
+        `leave_out_coarse_sites`, bilinear to the grid, rescaled to 0..1;
     "refined" : that of "default" over the decoder's sites, refined by the image's self-attention:
         see `t2i.attention.probes.refinement`;
     "concept_attention" : of joint attention the cosine of the word's attention output and the
@@ -107,7 +112,7 @@ class HeatMaps(Mapping[str, Tensor]):
     @property
     def sites(self) -> tuple[Site, ...]:
         """Attention sites from which the words' heat maps are aggregated."""
-        return tuple(accumulator.site for accumulator in self._accumulators())
+        return tuple(accumulator.site for accumulator in self._locating_accumulators())
 
     @property
     def grid_size(self) -> Size:
@@ -259,7 +264,7 @@ class HeatMaps(Mapping[str, Tensor]):
         """Return the word's aggregated map (H, W), before it is rescaled."""
         if self.convention not in RESCALED:
             return self._combined_probability(word)
-        scores = [accumulator.mean_score_1SQ for accumulator in self._accumulators()]
+        scores = [(one.site, one.mean_score_1SQ) for one in self._locating_accumulators()]
         if self.convention != "refined":
             return self._combine(word, scores)
         affinity = self.measurements.select_refinement_affinity(self.image_index)
@@ -271,17 +276,19 @@ class HeatMaps(Mapping[str, Tensor]):
         """Return the word's aggregated probability (H, W), whatever the convention's map is."""
         every = self._accumulators()
         if self.convention == "daam":
-            return self._combine(word, self.measurements.compute_totals(every))
-        return self._combine(word, [one.mean_over_steps_NSQ for one in every])
+            totals = self.measurements.compute_totals(every)
+        else:
+            totals = [one.mean_over_steps_NSQ for one in every]
+        return self._combine(word, zip((one.site for one in every), totals, strict=True))
 
-    def _combine(self, word: str, values: Sequence[Tensor], grid: Size | None = None) -> Tensor:
+    def _combine(
+        self, word: str, values: Iterable[tuple[Site, Tensor]], grid: Size | None = None
+    ) -> Tensor:
         """Return one map (H, W) of the word from a tensor (N or 1, S, Q) for each site."""
         grid, columns = grid or self.grid_size, self._columns(word)
         maps: list[Tensor] = []
-        for accumulator, values_NSQ in zip(self._accumulators(), values, strict=True):
-            map_NSHW = (
-                values_NSQ[:, columns].cpu().float().unflatten(-1, accumulator.site.size or (1, -1))
-            )
+        for site, values_NSQ in values:
+            map_NSHW = values_NSQ[:, columns].cpu().float().unflatten(-1, site.size or (1, -1))
             if self.convention == "daam":  # every head has the same weight, whatever its site
                 resized_NSHW = functional.interpolate(map_NSHW, grid, mode="bicubic")
                 maps += list(resized_NSHW.clamp(min=0).mean(dim=1))
@@ -290,17 +297,11 @@ class HeatMaps(Mapping[str, Tensor]):
         return torch.stack(maps).mean(0)
 
     def _accumulators(self) -> list[SiteAccumulator]:
-        every = self.measurements.accumulators
-        accumulators = [one for (index, _), one in every.items() if index == self.image_index]
-        if not accumulators:
-            indices = {index for index, _ in every}
-            raise ArgumentError(
-                f"There are maps of {plural(len(indices), 'picture')}, none of number "
-                f"{self.image_index}."
-                if indices
-                else "There are no maps yet: make a picture inside `with attend(...)` first."
-            )
-        return accumulators
+        return self.measurements.list_accumulators(self.image_index)
+
+    def _locating_accumulators(self) -> list[SiteAccumulator]:
+        every = self._accumulators()
+        return leave_out_coarse_sites(every) if self.convention in RESCALED else every
 
     def _columns(self, word: str) -> list[int]:
         if word not in self.words:

@@ -15,8 +15,13 @@ from t2i.attention.probes.presence import RunModel
 from t2i.attention.probes.refinement import AffinityAccumulator
 from t2i.attention.site import Site
 from t2i.errors import ArgumentError
+from t2i.terminal import plural
 
 Size = tuple[int, int]
+MIN_POSITIONS = 8 * 8
+"""Least number of image positions of a site that tells where something is, if any site has as many.
+
+Sites of 4 x 4 positions made the embedded model's maps worse: docs/decisions.md."""
 
 
 @dataclass(slots=True)
@@ -137,6 +142,20 @@ class ProbeMeasurements:
         else:
             self.affinities[key] = AffinityAccumulator(site, probs_QQ)
 
+    def list_accumulators(self, image_index: int) -> list[SiteAccumulator]:
+        """Return the sums of all sites of an image. Raises ArgumentError where there are none."""
+        every = self.accumulators
+        accumulators = [one for (index, _), one in every.items() if index == image_index]
+        if not accumulators:
+            indices = {index for index, _ in every}
+            raise ArgumentError(
+                f"There are maps of {plural(len(indices), 'picture')}, none of number "
+                f"{image_index}."
+                if indices
+                else "There are no maps yet: make a picture inside `with attend(...)` first."
+            )
+        return accumulators
+
     def compute_totals(self, accumulators: Sequence[SiteAccumulator]) -> list[Tensor]:
         """Return the sum over steps (N or 1, S, Q) of each of these sites of an image.
 
@@ -174,3 +193,11 @@ class ProbeMeasurements:
                 f"were read in {sites}. Choose another convention, or a smaller image."
             )
         return max(found, key=lambda one: one.site.num_positions)
+
+
+def leave_out_coarse_sites(accumulators: Sequence[SiteAccumulator]) -> list[SiteAccumulator]:
+    """Return the sums of those sites whose maps tell where something is: of at least MIN_POSITIONS
+    image positions, or of the largest number where no site has as many.
+    """
+    least = min(MIN_POSITIONS, max(one.site.num_positions for one in accumulators))
+    return [one for one in accumulators if one.site.num_positions >= least]

@@ -137,7 +137,8 @@ class InspectionPart:
                     methods.setdefault(method, []).extend(
                         score_object_maps_of_one_method(heat, scene, method, [])
                     )
-            for site in heat.maps["default", ALL_LEVELS].sites:
+            for read in heat.maps["default", ALL_LEVELS].measurements.list_accumulators(0):
+                site = read.site
                 sizes[site.name] = "x".join(map(str, site.size or (site.num_positions,)))
                 sites.setdefault(site.name, []).extend(
                     score_object_maps_of_one_method(heat, scene, BEST_SITES_METHOD, [site.name])
