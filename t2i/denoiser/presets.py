@@ -197,8 +197,13 @@ def parse_presets(
 def insert_presets(notes: str | bytes | None, presets: Mapping[str, Preset]) -> str:
     """Return the text of a t2i.json with these presets in place of its own, and everything else as
     it was; None stands for a model without one.
+
+    Without presets it has no key for them.
     """
     content = {} if notes is None else parse_json(notes)
+    content.pop(PRESETS_KEY, None)
+    if not presets:
+        return _format_notes(content)
     shown = {
         name: one.model_dump(mode="json", exclude_defaults=True) for name, one in presets.items()
     }

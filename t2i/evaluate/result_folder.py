@@ -43,13 +43,19 @@ class FinishedUnit:
 class ResultFolder:
     """Output folder of an evaluation, in which it is started or continued."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], noun: str = "evaluation") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        noun: str = "evaluation",
+        option: str = "--out",
+    ) -> None:
         """Raise ArgumentError if the folder holds another evaluation, naming the differences.
 
         identity : JSON data that all units of the folder have in common
-        noun : what the folder holds, in messages
+        noun, option : what the folder holds, and the option that names it, in messages
         """
-        self.folder, self.noun = folder, noun
+        self.folder, self.noun, self.option = folder, noun, option
         self.identity = {"version": RECORDS_VERSION, **identity}
         self.finished_units: dict[tuple[str, str], FinishedUnit] = {}
         """Finished units by the names of part and unit."""
@@ -128,7 +134,7 @@ class ResultFolder:
     def _cannot_go_on(self, reason: str) -> OutputError:
         return OutputError(
             f"Cannot continue in {self.folder}: {IDENTITY_FILE} {reason}. Choose another folder "
-            "with --out."
+            f"with {self.option}."
         )
 
     def _check_free(self) -> None:
@@ -137,7 +143,7 @@ class ResultFolder:
         if others:
             raise OutputError(
                 f"{self.folder} holds {others[0]}, but no {self.noun}: choose "
-                "another --out, or an empty folder."
+                f"another {self.option}, or an empty folder."
             )
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
@@ -147,7 +153,7 @@ class ResultFolder:
         if different:
             raise ArgumentError(
                 f"{self.folder} holds another {self.noun}: {'; '.join(different)}. Repeat the "
-                "original arguments to continue, or choose another folder with --out."
+                f"original arguments to continue, or choose another folder with {self.option}."
             )
 
     def _read_records(self) -> None:

@@ -9,10 +9,13 @@ from diffusers import UNet2DConditionModel
 
 import t2i
 from t2i.attention.probes.presence import compute_attention_fingerprint
+from t2i.cli.commands import tune
 from t2i.denoiser.presets import Preset, parse_presets
+from t2i.evaluate.suite_part import Record
 from t2i.evaluate.tuning import choice
+from t2i.evaluate.tuning.part import TuningPart
 from tests.cli.command import Cli
-from tests.cli.preset_model import DEFAULTS, write_unet_lora
+from tests.cli.preset_model import DEFAULTS, write_notes, write_unet_lora
 
 TUNE = ("--suite", "none", "--captions", "2", "--records", "records")
 
@@ -80,11 +83,53 @@ def test_a_stopped_measurement_goes_on_and_another_one_is_refused(cli: Cli, fold
     assert "distance of their pictures to those of the plain defaults alone" in done.err
     assert done.paths[-1] == Path("presets.json")
     assert "deep:every=3" in done.out
+    Path("broken.json").write_text("[1]")
+    broken = cli("tune", folder, *TUNE, "--output", "broken.json")
+    assert broken.code == 3
+    assert "Cannot use broken.json" in broken.err.replace("\n", " ")
     other = cli("tune", folder, *TUNE, "--captions", "3", "--output", "presets.json")
     assert other.code == 2
-    assert "captions" in other.err
+    assert "captions 2 -> 3" in other.err
+    assert "choose another folder with --records" in other.err.replace("\n", " ")
     drawn = cli("generate", "a cat", "--model", folder, "--preset", "presets.json:fast")
     assert drawn.code == 0, drawn.err
+
+
+def test_presets_that_are_no_longer_good_are_taken_away(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_is_surely_faster", lambda cost: False)
+    before = (folder / "t2i.json").read_text()
+    done = cli("tune", folder, *TUNE)
+    assert done.code == 0, done.err
+    assert "No candidate is good enough for the preset fast" in done.err.replace("\n", " ")
+    assert (folder / "t2i.json").read_text() == before
+    assert "t2i.json" not in done.out
+    write_notes(folder, {"fast": {"steps": 1}})
+    again = ("--suite", "none", "--captions", "2", "--records", "again")
+    assert cli("tune", folder, *again).code == 0
+    notes = json.loads((folder / "t2i.json").read_text())
+    assert notes == {"defaults": DEFAULTS}
+    assert cli("tune", folder, *again, "--output", "none.json").code == 0
+    assert not Path("none.json").exists()
+
+
+def test_ctrl_c_keeps_what_is_measured(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = TuningPart.measure_unit
+
+    def stop_at_the_second(part: TuningPart, unit: str) -> Record:
+        if unit == "1":
+            raise KeyboardInterrupt
+        return measure(part, unit)
+
+    monkeypatch.setattr(TuningPart, "measure_unit", stop_at_the_second)
+    before = (folder / "t2i.json").read_text()
+    done = cli("tune", folder, *TUNE)
+    assert done.code == 130
+    assert "Interrupted: 1 caption finished. The same command continues." in done.err
+    assert (folder / "t2i.json").read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -109,7 +154,7 @@ def test_what_cannot_be_measured_is_refused_at_once(
 def test_a_read_only_model_names_the_way_out(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("t2i.cli.commands.tune.os.access", lambda path, mode: False)  # as root
+    monkeypatch.setattr(tune, "is_writable", lambda path: False)  # tests may run as root
     done = cli("tune", folder, *TUNE)
     assert done.code == 2
     assert "t2i tune tiny --output presets.json" in done.err.replace("\n", " ")

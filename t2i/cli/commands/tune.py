@@ -103,7 +103,7 @@ def tune(
     place = path / MODEL_NOTES_FILE if output is None else output
     if place.suffix != ".json":
         raise ArgumentError(f"Got --output {place}: expected the name of a file, as presets.json.")
-    _check_writable(place, model)
+    _check_output(place, model)
     options = TuningOptions(
         model=model,
         path=path,
@@ -139,7 +139,8 @@ def tune(
         else:
             cost = next(one for one in costs if _is_of(presets[name], one))
             print_remark(f"--preset {option}{name}: {cost.candidate.name}")
-    print_result_line(place)
+    if presets:
+        print_result_line(place)
 
 
 def _is_of(preset: "Preset", cost: "CandidateCost") -> bool:
@@ -147,15 +148,27 @@ def _is_of(preset: "Preset", cost: "CandidateCost") -> bool:
     return preset.model_copy(update={"weights": None, "cost": None}) == cost.candidate.preset
 
 
-def _check_writable(place: Path, model: str) -> None:
-    """Raise ArgumentError for a file that cannot be written, before anything is measured."""
+def _check_output(place: Path, model: str) -> None:
+    """Raise ArgumentError for a file that cannot be written, ModelError for one with other content
+    than presets can be added to, before anything is measured.
+    """
+    from t2i.denoiser.presets import parse_presets
+    from t2i.safe_reading import MODEL_CONFIG_KIND, read_bytes
+
+    if place.exists():
+        parse_presets(read_bytes(place, MODEL_CONFIG_KIND), place)
     folder = place.parent
     target = place if place.exists() else folder
-    if folder.is_dir() and not os.access(target, os.W_OK):
+    if folder.is_dir() and not is_writable(target):
         raise ArgumentError(
             f"{place} cannot be written: take a file of your own, t2i tune {model} --output "
             "presets.json, and then --preset presets.json:fast."
         )
+
+
+def is_writable(path: Path) -> bool:
+    """Return True for a file or folder that this user may write to."""
+    return os.access(path, os.W_OK)
 
 
 def _parse_lora(text: str, folder: Path) -> "PresetLora":
@@ -283,11 +296,13 @@ def _open_records(options: TuningOptions, candidates: Sequence[dict[str, Any]]) 
         "judged": options.judges,
         "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
     }
-    return ResultFolder(options.records, identity, noun="measurement")
+    return ResultFolder(options.records, identity, noun="measurement", option="--records")
 
 
 def _write(options: TuningOptions, presets: "dict[str, Preset]") -> None:
-    """Write the presets into their file, whose other content is kept. Raises OutputError."""
+    """Write the presets into their file, whose other content is kept; nothing where there are none
+    and the file has none. Raises OutputError.
+    """
     from t2i.atomic_files import write_atomically
     from t2i.denoiser.presets import insert_presets, parse_presets
     from t2i.evaluate.tuning.choice import MAX_LOSS_BY_PRESET
@@ -295,11 +310,10 @@ def _write(options: TuningOptions, presets: "dict[str, Preset]") -> None:
 
     place = options.output
     notes = read_bytes(place, MODEL_CONFIG_KIND) if place.exists() else None
-    others = {
-        name: preset
-        for name, preset in parse_presets(notes, place).items()
-        if name not in MAX_LOSS_BY_PRESET
-    }
+    before = parse_presets(notes, place)
+    others = {name: one for name, one in before.items() if name not in MAX_LOSS_BY_PRESET}
+    if not presets and others == before:
+        return
     text = insert_presets(notes, {**others, **presets})
     write_atomically(place, lambda part: part.write_text(text, "utf-8"))
 
