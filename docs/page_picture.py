@@ -53,6 +53,7 @@ def screenshot(address: str) -> Image.Image:
             page.wait_for_selector(f".history .thumb >> nth={number}")
             page.wait_for_selector(DRAWN)
         page.click(f".word[data-text='{WORD}'] .word-name")
+        page.wait_for_selector("#tokens:not(:empty)")
         page.mouse.move(5, 5)
         page.wait_for_timeout(SETTLED_MS)
         taken = page.screenshot()
