@@ -31,7 +31,7 @@ def read_lora_from_models(
     adapters: str | Collection[str] = "default",
     states: StateDictByPart | None = None,
 ) -> Lora:
-    """Read the LoRA, DoRA, rsLoRA, LoHa and LoKr layers that peft has added to models.
+    """Return as one `Lora` the LoRA, DoRA, rsLoRA, LoHa and LoKr layers that peft added to models.
 
     adapters : name or names of the adapters in peft
     states : state dicts to read instead of the modules' tensors: EMA weights, or weights gathered
@@ -66,7 +66,7 @@ def read_lora_from_models(
 def read_adapter_layer(
     label: str, name: str, module: nn.Module, adapter: str, state: Mapping[str, Tensor]
 ) -> WeightUpdate | None:
-    """Read the weight update of a peft adapter on one module, or return None if it has none there.
+    """Return the factors and alpha of a peft adapter on one module; None if it has none there.
 
     label : the module's name in error messages
     name : its name in `state`

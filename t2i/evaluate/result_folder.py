@@ -171,13 +171,14 @@ class ResultFolder:
         for entry in parse_record_lines(whole):
             # Of a unit whose pictures are gone nothing could be shown: it is done again.
             if all(
-                self._is_there(file) for file in find_strings_under_keys(entry["record"], ("file",))
+                self._has_picture(file)
+                for file in find_strings_under_keys(entry["record"], ("file",))
             ):
                 self.finished_units[entry["part"], entry["unit"]] = FinishedUnit(
                     entry["record"], entry["seconds"]
                 )
 
-    def _is_there(self, file: str) -> bool:
+    def _has_picture(self, file: str) -> bool:
         path = self.folder / PICTURES_FOLDER / file
         return path.is_file() and path.stat().st_size > 0
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from t2i.cli.request.prompt_edits import MAX_PROMPTS, EarlierEdit, EditedPrompts
+from t2i.cli.request.prompt_edits import MAX_PROMPTS, EditedPrompts, PrecedingEdit
 from t2i.cli.request.request import Request
 from t2i.errors import ArgumentError
 from tests.cli.command import Cli, Result, files, pixels, text_of
@@ -133,7 +133,7 @@ def test_sources_of_a_line_that_cannot_be_used_are_named(
 
 
 def test_edits_upon_edits_are_of_a_photo() -> None:
-    earlier = (EarlierEdit(source=CAT, edits=()),)
+    earlier = (PrecedingEdit(source=CAT, edits=()),)
     edited = EditedPrompts(prompts=(DOG, BOTH), picture=1, edits=(), earlier=earlier)
     assert edited.chained_source_prompts == (CAT, DOG)
     with pytest.raises(ArgumentError, match="one upon the other, without the inversion"):

@@ -121,7 +121,7 @@ def collate_examples(rows: list[tuple[SlotAssignment, TrainingExample]]) -> Micr
         losers_BCHW=None if losers_BHWC is None else pixels_to_floats(losers_BHWC),
         loser_moments_BCHW=_stacked([example.loser_moments for example in examples]),
         hints_BCHW=None if hints_BHWC is None else hints_BHWC.permute(0, 3, 1, 2).float() / 255,
-        masks_BKHW=_masks(examples),
+        masks_BKHW=_stack_object_masks(examples),
         spans=[example.spans for example in examples],
         sizes_and_crops=[example.size_and_crop for example in examples],
     )
@@ -147,7 +147,7 @@ def _loss_masks(examples: Sequence[TrainingExample]) -> Tensor | None:
     return _stacked([full if s.loss_mask is None else s.loss_mask for s in examples])
 
 
-def _masks(examples: Sequence[TrainingExample]) -> Tensor | None:
+def _stack_object_masks(examples: Sequence[TrainingExample]) -> Tensor | None:
     """Stack object masks (B, K, H, W) bool; rows with fewer than K get empty ones."""
     most = max(len(example.spans) for example in examples)
     if not most:

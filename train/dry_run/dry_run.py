@@ -42,7 +42,7 @@ def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) 
     """
     train = config.train
     facts: PlanNumbers = {
-        "trained": summarize_parameter_groups(config, expected),
+        "trained": summarize_planned_parameter_groups(config, expected),
         "parameters": expected.parameters,
     }
     facts |= {
@@ -60,7 +60,7 @@ def build_plan_numbers(config: RunConfig, expected: ParameterAndMemoryForecast) 
     return facts
 
 
-def summarize_parameter_groups(
+def summarize_planned_parameter_groups(
     config: RunConfig, expected: ParameterAndMemoryForecast
 ) -> list[PlanNumbers]:
     """Return a dict for each parameter group of a planned training run: what it trains, its number

@@ -85,7 +85,7 @@ class T2IAdapterTargetConfig(ControlTargetConfig):
 
 
 class ControlTarget(BaseDenoisingTarget, ABC):
-    """Target that trains the network of a control, beside a model that stays as it is."""
+    """Base of the targets that train a ControlNet or T2I-Adapter beside a frozen model."""
 
     def __init__(
         self,

@@ -50,8 +50,9 @@ class DistilledFineTuneTarget(FineTuneTarget):
         return lcm
 
     def compute_learning_losses(self, batch: MicroBatch, noised: NoisyLatentsWithTarget) -> Tensor:
-        """Return the error of each row, (B,), between the ends of its trajectory that are predicted
-        before and after a step of the base model.
+        """Return the consistency loss of each row, (B,): the distance between the clean latents
+        that the student predicts before a step of the base model's sampler, and, without
+        gradients, after it.
         """
         distillation = self._distillation
         level, after = noised.level, distillation.noise_level_after_step(noised.level)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class IdentityAttentionRows:
-    """Batch rows whose self-attention output is replaced by that of an identity attention map.
+    """Replaces the self-attention output of some batch rows by that of an identity map, as in PAG.
 
     Each position of these rows attends to itself alone. Serves one forward call of one module,
     whose attention may be computed at once or in slices along rows x heads.

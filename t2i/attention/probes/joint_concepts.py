@@ -177,7 +177,9 @@ class JointConcepts(ConceptTokens):
             image_NQE = query_NQE[:, slice(*site.image)]
             key_NSE = key_NKE[:, -self.num_tokens :]
             score_NSQ = key_NSE @ image_NQE.transpose(-1, -2) * scale
-            read(site, image_index, self._read_site(score_NSQ, own, output_NSE, site))
+            read(
+                site, image_index, self._compute_concept_readings(score_NSQ, own, output_NSE, site)
+            )
         return out_BNQE
 
     def _bias_between_concepts(self, scores_NSK: Tensor) -> Tensor:
@@ -190,7 +192,7 @@ class JointConcepts(ConceptTokens):
             among_SS[own, own] = 0
         return bias_SK
 
-    def _read_site(
+    def _compute_concept_readings(
         self, score_NSQ: Tensor, own: OwnPassAttention, output_NSE: Tensor, site: Site
     ) -> ReadConcepts:
         probs, ratios = [], []

@@ -25,7 +25,7 @@ class Participant(Protocol):
 
     @property
     def sites(self) -> Sites | str | None:
-        """Sites that the probe or edit selects; None for all of its kinds in the denoiser."""
+        """Sites that the probe or edit selects; None for every site of its kinds, as "cross"."""
 
     @property
     def heads(self) -> tuple[int, ...] | None:

@@ -203,6 +203,7 @@ HASHED_NAMES = {
     "InspectOrInvertTask": "PromptLineTask",
     "PromptLineRecordedPhoto": "PromptLineRecording",
     "ControlFilesAndSettings": "ControlFiles",
+    "PrecedingEdit": "EarlierEdit",
 }
 """Class or field -> its name in the text that `digest_prompt_lines` hashes.
 

@@ -15,7 +15,7 @@ MAX_EDITS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EarlierEdit:
+class PrecedingEdit:
     """Edit of a photo whose target is the source of the next edit.
 
     source : prompt; the target's is that of the next edit's source
@@ -47,7 +47,7 @@ class EditedPrompts:
     prompts: tuple[str, ...]
     picture: int
     edits: tuple[Mapping[str, object], ...]
-    earlier: tuple[EarlierEdit, ...] = ()
+    earlier: tuple[PrecedingEdit, ...] = ()
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.prompts) <= MAX_PROMPTS:
@@ -73,11 +73,11 @@ class EditedPrompts:
         """
         return (*(edit.source for edit in self.earlier), self.prompts[0])
 
-    def build_earlier_edits(self) -> tuple[EarlierEdit, ...]:
+    def build_earlier_edits(self) -> tuple[PrecedingEdit, ...]:
         """Return the chain of a photo's edits that ends with the first target of this one, as the
         earlier edits of a request that edits that target again.
         """
-        return (*self.earlier, EarlierEdit(source=self.prompts[0], edits=self.edits))
+        return (*self.earlier, PrecedingEdit(source=self.prompts[0], edits=self.edits))
 
     def parse_edits(self) -> "list[Edit]":
         """Parse the attention edits that a request carries as JSON."""

@@ -53,11 +53,11 @@ def build_nth_picture_pair(scenes: SceneDataset, kind: ChangeKind, number: int) 
     MAX_SCENES_TRIED scenes can be changed so.
     """
     held_out = scenes.config.split == "held_out"
-    find = build_nth_held_out_prompt_pair if held_out else build_nth_prompt_pair
+    find = build_unseen_combination_prompt_pair if held_out else build_nth_prompt_pair
     return render_picture_pair(find(scenes, kind, number), scenes.config.size)
 
 
-def build_nth_held_out_prompt_pair(
+def build_unseen_combination_prompt_pair(
     scenes: SceneDataset, kind: ChangeKind, number: int
 ) -> PromptPair:
     """Return the prompt pair with this number for a kind of change, whose target shows a

@@ -56,7 +56,7 @@ class EarlierTable(BaseModel):
         been renamed have their current names.
         """
         rows = [
-            EarlierRow(label=row.label, cells=_with_current_keys(row.cells)) for row in self.rows
+            EarlierRow(label=row.label, cells=_rename_column_heads(row.cells)) for row in self.rows
         ]
         heads = [RENAMED_HEADS.get(head, head) for head in self.heads]
         return EarlierTable(title=self.title, heads=heads, rows=rows)
@@ -100,7 +100,7 @@ class EarlierResult(BaseModel):
             return None
 
 
-def _with_current_keys(
+def _rename_column_heads(
     cells: Mapping[str, EarlierEstimate | str | None],
 ) -> dict[str, EarlierEstimate | str | None]:
     return {RENAMED_HEADS.get(head, head): cell for head, cell in cells.items()}

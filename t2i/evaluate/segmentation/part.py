@@ -92,7 +92,7 @@ class SegmentationPart:
         return [*self.pictures_by_key]
 
     def measure_unit(self, unit: str) -> Record:
-        """Segment a picture by each convention and return the record of the overlaps."""
+        """Segment a picture by the heat maps of each convention; return the record of IoUs."""
         one = self.pictures_by_key[unit]
         picture, truth_HW = open_picture(one.path).convert("RGB"), one.read_labels()
         if truth_HW.shape != (picture.height, picture.width):

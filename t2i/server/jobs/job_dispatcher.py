@@ -90,7 +90,7 @@ class JobDispatcher:
 
     def _take(self, job: Job) -> Job | None:
         """Take a waiting job; None if it was cancelled or taken meanwhile."""
-        taken = self.store.take(job.id, time.time())
+        taken = self.store.mark_running(job.id, time.time())
         if taken is not None:
             self.state.events.publish_state(taken)
         return taken

@@ -148,7 +148,7 @@ class JobStore:
             ).fetchone()
         return None if row is None else _job_from_row(row)
 
-    def take(self, job_id: str, started: float) -> Job | None:
+    def mark_running(self, job_id: str, started: float) -> Job | None:
         """Mark a waiting job as running and return it; None if it does not wait any more."""
         with self._transaction() as database:
             row = database.execute(

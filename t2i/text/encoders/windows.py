@@ -90,7 +90,7 @@ class WindowedEncoder(TextEncoder):
             text_RWD = self._weigh(text_RWD, tokens, prompts, clip_skip, device)
 
         text_BTD = text_RWD.reshape(len(prompts), -1, text_RWD.shape[-1])
-        mask_BT = self._mask(tokens, len(prompts), device)
+        mask_BT = self._build_cross_attention_mask(tokens, len(prompts), device)
         pooled_BD = None if pooled_RD is None else pooled_RD[:: tokens.chunks]
         return EncodedText(text_BTD, mask_BT, pooled_BD)
 
@@ -143,7 +143,9 @@ class WindowedEncoder(TextEncoder):
             f"{self.model.config.model_type}: only CLIP has layers to skip. Leave it out."
         )
 
-    def _mask(self, tokens: TokenBatch, prompts: int, device: torch.device) -> Tensor | None:
+    def _build_cross_attention_mask(
+        self, tokens: TokenBatch, prompts: int, device: torch.device
+    ) -> Tensor | None:
         """Where the denoiser may look; windows that only fill a row up are hidden from it, so that
         a prompt says the same beside a longer one as alone."""
         if self.masked:
