@@ -86,7 +86,8 @@ docs-pictures: $(VENV)/.installed
 
 docs-tables: $(VENV)/.installed-dev
 	$(BIN)/t2i evaluate embedded --out outputs/evaluate-embedded
-	$(BIN)/python -m docs.benchmark_tables outputs/evaluate-embedded
+	$(BIN)/t2i evaluate embedded --suite hints --control segments --out outputs/evaluate-hints
+	$(BIN)/python -m docs.benchmark_tables outputs/evaluate-embedded outputs/evaluate-hints
 
 docs-examples: $(VENV)/.installed
 	$(BIN)/python -m docs.examples

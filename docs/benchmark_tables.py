@@ -1,17 +1,18 @@
-"""Put the tables and the picture of an evaluation of the embedded model on docs/benchmark.md: make
+"""Put the tables and the picture of evaluations of the embedded model on docs/benchmark.md: make
 docs-tables.
 
-python -m docs.benchmark_tables outputs/evaluate-embedded-scenes
+python -m docs.benchmark_tables outputs/evaluate-embedded-scenes outputs/evaluate-embedded-hints
 
-Each table of the page's section "The embedded model" is replaced by the table of the same title in
-the folder's evaluation.json, which is copied to benchmarks/results/evaluation-embedded.json, and
-its picture by some of the folder's. What the page says of both is not: read it again.
+Each folder is the output of one of the commands in RESULTS, and its evaluation.json is copied to
+benchmarks/results. Each table of the page is replaced by the table of the same title in these
+files, and the picture by some of the first command's. What the page says of them is not: read it
+again.
 """
 
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,12 @@ from t2i.evaluate.report.markdown import describe_result_origin, render_table
 from t2i.pictures import open_picture
 
 PAGE = REPO / "docs" / "benchmark.md"
-RESULT = REPO / "benchmarks" / "results" / "evaluation-embedded.json"
+FOLDER = REPO / "benchmarks" / "results"
+RESULTS = {
+    "t2i evaluate embedded": FOLDER / "evaluation-embedded.json",
+    "t2i evaluate embedded --suite hints --control segments": FOLDER / "evaluation-hints.json",
+}
+"""Command -> its kept result."""
 PICTURE = REPO / "docs" / "images" / "benchmark.webp"
 QUALITY = 70
 SHOWN = (
@@ -36,25 +42,34 @@ SHOWN = (
     "inspection-held_out-0003",
 )
 TABLE = re.compile(r"^\*\*(?P<title>[^*\n]+)\*\*\n\n(?:\|.*\n)+", re.MULTILINE)
-ORIGIN = re.compile(r"^Made by `t2i evaluate embedded`.*?(?=\. The whole result is )", re.MULTILINE)
+ORIGIN = r"^Made by `{command}`.*?(?=\. The whole result is )"
 
 
-def with_tables(page: str, result: Mapping[str, Any]) -> str:
-    """The page with this result's tables and their origin.
+def with_tables(page: str, results: Iterable[Mapping[str, Any]]) -> str:
+    """The page with the tables of these results and their origins.
 
-    Raises SystemExit for a table of the page that the result has not.
+    Raises SystemExit for a table of the page that no result has.
     """
-    tables = {table.title: table for table in tables_of(result)}
+    tables: dict[str, Table] = {}
 
     def replaced(match: re.Match[str]) -> str:
         if match["title"] not in tables:
-            raise SystemExit(f"The result has no table {match['title']!r}; it has: {[*tables]}")
+            raise SystemExit(f"No result has a table {match['title']!r}; there are: {[*tables]}")
         return render_table(tables[match["title"]]) + "\n"
 
-    page, found = ORIGIN.subn(lambda _: f"Made by {describe_result_origin(result)}", page)
-    if found != 1:
-        raise SystemExit(f"Found {found} lines that say how the result was made, expected 1.")
+    for result in results:
+        tables |= {table.title: table for table in tables_of(result)}
+        made = f"Made by {describe_result_origin(result)}"
+        pattern = ORIGIN.format(command=re.escape(result["command"]))
+        page, found = re.subn(pattern, lambda _, made=made: made, page, flags=re.MULTILINE)
+        if found != 1:
+            raise SystemExit(f"Found {found} lines that say how {made[8:60]}..., expected 1.")
     return TABLE.sub(replaced, page)
+
+
+def read_results() -> list[dict[str, Any]]:
+    """The kept results, in the order of RESULTS."""
+    return [json.loads(path.read_text("utf-8")) for path in RESULTS.values()]
 
 
 def tables_of(result: Mapping[str, Any]) -> list[Table]:
@@ -89,14 +104,19 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.benchmark_tables")
-    parser.add_argument("folder", type=Path, help="the output folder of t2i evaluate embedded")
-    folder: Path = parser.parse_args().folder
-    text = (folder / "evaluation.json").read_text("utf-8")
-    page = with_tables(PAGE.read_text("utf-8"), json.loads(text))
+    parser.add_argument("folders", type=Path, nargs="+", help="output folders of t2i evaluate")
+    for folder in parser.parse_args().folders:
+        text = (folder / "evaluation.json").read_text("utf-8")
+        kept = RESULTS[json.loads(text)["command"]]
+        write_atomically(kept, lambda path, text=text: path.write_text(text, "utf-8"))
+        if kept == FOLDER / "evaluation-embedded.json":
+            rows = [open_picture(folder / "pictures" / f"{name}.png") for name in SHOWN]
+            sheet = stacked(rows)
+            write_atomically(
+                PICTURE, lambda path, sheet=sheet: sheet.save(path, "WEBP", quality=QUALITY)
+            )
+    page = with_tables(PAGE.read_text("utf-8"), read_results())
     write_atomically(PAGE, lambda path: path.write_text(page, "utf-8"))
-    write_atomically(RESULT, lambda path: path.write_text(text, "utf-8"))
-    rows = [open_picture(folder / "pictures" / f"{name}.png") for name in SHOWN]
-    write_atomically(PICTURE, lambda path: stacked(rows).save(path, "WEBP", quality=QUALITY))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ t2i edit "a red apple to the left of a cat" "a red apple to the left of a dog" -
 t2i edit "a tree to the left of a house" --weight tree=-2 --self-replace 0 --seed 7 --out weight.webp
 
 # controls.md
+t2i generate "a cat and a tree" --control segments:layout.png --seed 8 --out layout-plain.webp
+t2i generate "a cat and a tree, teal background" --control segments:layout.png --seed 9 --out layout-teal.webp
 t2i generate "a rocket above a house" --seed 8 --out rocket.webp
 t2i generate "a rocket above a house" --seed 8 --reference photo.png:scale=3 --out rocket-reference.webp
 

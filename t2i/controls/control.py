@@ -143,6 +143,13 @@ class Control:
         return isinstance(self.network, T2IAdapter)
 
     @property
+    def has_cross_attention(self) -> bool:
+        """True if the control's network reads the prompt by cross-attention; a T2I-Adapter does
+        not, nor does a ControlNet of blocks without attention.
+        """
+        return any(getattr(one, "is_cross_attention", False) for one in self.network.modules())
+
+    @property
     def network(self) -> Any:
         """Network of the control, unwrapped if torch.compile has wrapped it."""
         return getattr(self.model, "_orig_mod", self.model)

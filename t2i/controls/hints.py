@@ -57,8 +57,6 @@ def make_hint(
                 f"Got {name} for the hint {kind}, which has "
                 f"{' and '.join(names)} to set. {suggest_choice(name, names)}"
             )
-    if resolution is not None:
-        check_hint_setting("resolution", resolution, 16, 8192, whole=True)
     return Image.fromarray(make(read_downscaled_pixels(picture, resolution), **settings))
 
 
@@ -138,7 +136,11 @@ HINT_KINDS: dict[HintKind, tuple[Callable[..., Pixels], tuple[str, ...]]] = {
 
 
 def read_downscaled_pixels(picture: Picture, resolution: int | None) -> Pixels:
-    """Return the pixels of a picture (Y, X, 3), scaled down to a shorter side of `resolution`."""
+    """Return the pixels of a picture (Y, X, 3), scaled down to a shorter side of `resolution`; None
+    keeps the size. Raises ArgumentError.
+    """
+    if resolution is not None:
+        check_hint_setting("resolution", resolution, 16, 8192, whole=True)
     if isinstance(picture, str | Path):
         picture = open_picture(Path(picture))
     if not isinstance(picture, Image.Image):

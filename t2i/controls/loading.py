@@ -1,6 +1,7 @@
 """Loading of control networks from folders and single files, checked before anything is read."""
 
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from t2i.denoiser.loading.meta_models import build_meta_model
 from t2i.denoiser.loading.model_folder import check_no_outside_links
+from t2i.denoiser.loading.model_location import EMBEDDED_CONTROLS, locate_control_network
 from t2i.denoiser.loading.weight_checks import (
     check_weights_and_build_meta_model,
     describe_tensor_mismatches,
@@ -22,6 +24,7 @@ from t2i.denoiser.loading.weight_checks import (
 )
 from t2i.errors import ModelError, format_library_error, suggest_choice
 from t2i.library_messages import muting_diffusers_warnings
+from t2i.safe_reading.files import advise_on_missing_file
 from t2i.safe_reading.tensors import read_tensors
 
 NETWORK_CLASSES: dict[str, Any] = {
@@ -33,16 +36,28 @@ NETWORK_CLASSES: dict[str, Any] = {
 HINT_EMBEDDING = "controlnet_cond_embedding"
 
 
-def load_control_network(path: Path, unet: Any) -> Any:
+def load_control_network(name_or_path: str | os.PathLike[str], unet: Any) -> Any:
     """Load the network of a control, such as a ControlNet, in evaluation mode and the precision of
     the UNet.
 
-    path : a folder as diffusers saves a ControlNetModel, ControlNetUnionModel or T2IAdapter, or one
-        .safetensors file of a ControlNet in the layout of diffusers or of the original code
+    name_or_path : a name in EMBEDDED_CONTROLS, as a string ("segments"); a folder as diffusers
+        saves a ControlNetModel, ControlNetUnionModel or T2IAdapter; or one .safetensors file of a
+        ControlNet in the layout of diffusers or of the original code
     unet : of the model that it is for: a single file says nothing of its own config
 
     Raises ModelError for anything else, and for weights that do not fit their config.
     """
+    if not isinstance(name_or_path, str | os.PathLike) or not os.fspath(name_or_path):
+        raise ModelError(
+            f"Got the control network {name_or_path!r:.80}, expected a name such as 'segments', or "
+            "the path of a folder or .safetensors file."
+        )
+    path = locate_control_network(name_or_path)
+    if not path.exists():
+        raise ModelError(
+            f"No such control network: {path}. {advise_on_missing_file(str(path))} Those of t2i: "
+            f"{suggest_choice(str(name_or_path), EMBEDDED_CONTROLS)}"
+        )
     if path.is_dir():
         return load_network_folder(path, unet.dtype)
     return load_controlnet_file(path, unet)

@@ -4,7 +4,7 @@ B pictures, K labels, P positions, F features, H W size of a picture, h w that o
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ PATCH_SIDE_PIXELS = 4
 """Side, in pixels, of the square of pixels that one position of the maps stands for."""
 MIN_AREA_SHARE = 0.01
 """Smallest share of the picture's area that is recognised as an object; scenes show larger ones."""
+
+IMPOSSIBLE_LOGIT = -1e4
+"""Of a class that is not to be found: finite, as maps of logits are interpolated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +117,14 @@ class Recogniser(nn.Module):
         return RecogniserOutput(class_logits_BKhw, colour_logits_BKhw, features_BFhw)
 
     @torch.no_grad()
-    def recognise(self, pictures: Sequence[Image.Image]) -> list[Recognition]:
+    def recognise(
+        self, pictures: Sequence[Image.Image], names: Collection[str] | None = None
+    ) -> list[Recognition]:
         """Recognise the objects of each picture; masks have the picture's own size.
 
         Pictures of another size than the recogniser's are resized for it.
+
+        names : of the objects that may be found; None for all that it knows
         """
         if not pictures:
             return []
@@ -125,6 +132,9 @@ class Recogniser(nn.Module):
         maps = self(
             torch.stack([self.preprocess_picture(picture) for picture in pictures]).to(device)
         )
+        if names is not None:
+            others = [row for row, one in enumerate(self.labels.objects) if one not in names]
+            maps.class_logits_BKhw[:, others] = IMPOSSIBLE_LOGIT
         return [
             self._read_maps(
                 maps.class_logits_BKhw[row].float().cpu(),

@@ -10,7 +10,11 @@ from pathlib import Path
 from t2i.cli.commands.models import describe_native_image_size
 from t2i.cli.request.request import read_model_defaults
 from t2i.denoiser.loading import hub
-from t2i.denoiser.loading.model_location import EMBEDDED_MODELS, locate_model
+from t2i.denoiser.loading.model_location import (
+    EMBEDDED_CONTROLS,
+    EMBEDDED_MODELS,
+    locate_model,
+)
 from t2i.denoiser.presets import ModelPresets, read_model_presets
 from t2i.errors import ArgumentError, ModelError, suggest_choice
 from t2i.safe_reading import MODEL_CONFIG_KIND, read_json
@@ -99,11 +103,14 @@ def build_catalogue(settings: ServerSettings) -> Catalogue:
         for name, folder in {**EMBEDDED_MODELS, **hub.list_cached_models()}.items()
         if name not in models and folder.is_dir()
     }
+    controls = list_control_networks(settings.control_folder)
+    for name, path in list_embedded_controls(models).items():
+        controls.setdefault(name, path)
     return Catalogue(
         models,
         list_tensor_files(settings.lora_folder),
         list_tensor_files(settings.embedding_folder),
-        list_control_networks(settings.control_folder),
+        controls,
     )
 
 
@@ -114,15 +121,23 @@ def list_tensor_files(folder: Path) -> dict[str, Path]:
     return {file.relative_to(place).with_suffix("").as_posix(): file for file in files}
 
 
+def list_embedded_controls(models: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the control networks that come with the package, if their model is listed. Their paths
+    are their names, as `--control` takes them and metadata record them.
+    """
+    return {name: Path(name) for name in EMBEDDED_CONTROLS if "embedded" in models}
+
+
 def list_control_networks(folder: Path) -> dict[str, Path]:
     """Return the control networks below a folder by their path in it: folders with a config.json,
     and .safetensors files outside of them, without the suffix. A folder that is itself a network,
-    with the config.json of one, is listed by its own name.
+    with the config.json of one, is listed by its own name. Networks are absolute paths, so that no
+    relative one is a name of the package's own.
 
     Raises ArgumentError for a file, in place of the folder that it is in, and for two networks of
     one name.
     """
-    place = Path(expanduser(folder))
+    place = Path(expanduser(folder)).absolute()
     if place.is_file():
         raise ArgumentError(
             f"Got --control-dir {folder}, which is a file: expected the folder with the networks, "

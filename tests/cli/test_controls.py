@@ -55,6 +55,17 @@ def pixels(path: Path) -> bytes:
     return Image.open(path).tobytes()
 
 
+def test_a_folder_of_the_name_of_a_shipped_control_is_read_by_its_path(draw: Cli, cli: Cli) -> None:
+    shutil.copytree("net", "segments")
+    own = drawn(draw("--control", "./segments:edges.png", "--out", "own.png"))
+    assert pixels(own) == pixels(drawn(draw("--control", "net:edges.png", "--out", "net.png")))
+    again = drawn(cli("generate", "--from", "own.png", "--out", "again.png"))
+    assert again.read_bytes() == own.read_bytes()
+    shutil.rmtree("segments")
+    measured = cli("evaluate", "embedded", "--suite", "hints", "--control", "./segments")
+    assert (measured.code, "--control ./segments: there is no such" in measured.err) == (2, True)
+
+
 def test_a_control_steers_the_picture_and_is_repeated_from_its_metadata(
     draw: Cli, cli: Cli
 ) -> None:

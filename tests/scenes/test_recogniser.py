@@ -46,6 +46,14 @@ def test_channels_are_objects_something_backgrounds() -> None:
     assert (LABELS.unknown_index, LABELS.class_count) == (2, 5)
 
 
+def test_objects_of_other_names_are_not_found(recogniser: Recogniser) -> None:
+    kinds_hw = torch.zeros(8, 8, dtype=torch.long)  # an apple all over
+    heard = telling(recogniser, kinds_hw, kinds_hw)
+    [seen] = heard.recognise([Image.new("RGB", (64, 64))], ("cat",))
+    assert "apple" not in seen.objects
+    assert seen.object_scores["apple"] == 0
+
+
 def test_objects_are_read_from_the_maps(recogniser: Recogniser) -> None:
     kinds_hw = torch.full((8, 8), 4)  # red all over
     kinds_hw[2:4, 4:8] = 1  # a cat at the right

@@ -16,9 +16,15 @@ from t2i.cli import main
 from t2i.cli.request.image_prompt_files import ImagePromptFiles
 from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.request import Request
+from t2i.denoiser.loading.model_location import locate_control_network
 from t2i.errors import ArgumentError
 from t2i.server.catalogue import Catalogue, build_catalogue, list_control_networks
-from t2i.server.jobs.request_building import ResolvedJobRequest, check_pixel_steps_limit
+from t2i.server.jobs.job_request import ControlChoice
+from t2i.server.jobs.request_building import (
+    ResolvedJobRequest,
+    check_pixel_steps_limit,
+    read_control_choice,
+)
 from t2i.server.settings import ServerSettings
 from tests.cli.carrying import png
 from tests.pipelines.controls.networks import hint
@@ -53,7 +59,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
 def test_a_control_is_the_same_by_api_and_command(
     server: RunningServer, control_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    assert server.get("/api/v1/controls").json() == {"controls": ["kinds/canny"]}
+    assert server.get("/api/v1/controls").json() == {"controls": ["kinds/canny", "segments"]}
     upload, mask = (server.upload(pictures / name) for name in ("edges.png", "half.png"))
     control = {"name": "kinds/canny", "image": upload, "mask": mask}
     control |= {"scale": 0.8, "steps": [0, 0.6], "mode": "prompt", "blocks": ["down.0", "mid"]}
@@ -187,7 +193,21 @@ def test_a_network_that_lies_directly_in_the_folder_is_listed_by_the_folder_s_na
     listed = list_control_networks(folder)
     assert listed == {"canny": folder, "depth": folder / "depth"}
     client = idle(control_folder=folder)
-    assert set(client.get("/api/v1/controls").json()["controls"]) == {"canny", "depth"}
+    assert set(client.get("/api/v1/controls").json()["controls"]) == {
+        *("segments", "canny", "depth")
+    }
+
+
+def test_a_network_of_the_server_is_none_of_the_package_s_also_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_control_network(tmp_path / "segments")
+    for folder in (Path(), Path("segments")):
+        settings = ServerSettings(folder=tmp_path / "data", control_folder=folder)
+        choice = ControlChoice(name="segments", image="A" * 22)
+        taken = read_control_choice(choice, build_catalogue(settings), Path)
+        assert locate_control_network(taken.model.path) == tmp_path / "segments"
 
 
 def test_two_networks_of_one_name_are_refused_when_the_server_starts(tmp_path: Path) -> None:

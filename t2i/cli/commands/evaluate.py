@@ -10,7 +10,8 @@ import typer
 
 from t2i.cli.evaluation_summary import PRINTED_CHAPTERS, print_headline_figures
 from t2i.cli.output import FormatOption, print_json, print_remark
-from t2i.errors import ArgumentError
+from t2i.denoiser.loading.model_location import EMBEDDED_CONTROLS, locate_control_network
+from t2i.errors import ArgumentError, suggest_choice
 from t2i.terminal import print_result_line, print_rich
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ EPILOG = """Examples:
 
 `t2i evaluate my-model --part generation --out mine`
 
-`t2i evaluate embedded --suite hints --control my-control`
+`t2i evaluate embedded --suite hints --control segments`
 
 `t2i evaluate my-model --out mine --against outputs/evaluate-embedded-scenes/evaluation.json`
 """
@@ -52,7 +53,7 @@ RecogniserOption = Annotated[
     typer.Option(metavar="FOLDER", help="The judge.", show_default="the one of t2i"),
 ]
 ControlOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(metavar="NETWORK", help="The ControlNet or T2I-Adapter that hints measures."),
 ]
 AgainstOption = Annotated[
@@ -74,7 +75,7 @@ class EvaluationOptions:
     parts : names of the parts of the suite to measure
     out : folder of the result
     recogniser : folder of the judge; None for the one of t2i
-    control : folder or file of the network that the part "hints" measures
+    control : network that the part "hints" measures, as it was typed: a name, a folder or a file
     earlier_result : evaluation.json of another result to compare with
     """
 
@@ -86,7 +87,7 @@ class EvaluationOptions:
     parts: Sequence[str]
     out: Path
     recogniser: Path | None
-    control: Path | None
+    control: str | None
     earlier_result: Path | None
 
     @property
@@ -153,22 +154,25 @@ def evaluate(
         print_result_line(out / PAGE_FILE)
 
 
-def check_control_option(control: Path | None, parts: Sequence[str]) -> None:
+def check_control_option(control: str | None, parts: Sequence[str]) -> None:
     """Raise ArgumentError if `t2i evaluate` measures the part "hints" without a --control network,
     or is given --control without measuring that part.
     """
     if control is None and "hints" in parts:
         raise ArgumentError(
-            "The part hints measures a control: name its network, --control FOLDER, as "
-            "`t2i train configs/train/embedded-controlnet.toml` writes it."
+            "The part hints measures a control: name its network, --control segments, or a "
+            "folder as `t2i train` writes it."
         )
     if control is not None and "hints" not in parts:
         raise ArgumentError(
             f"Got --control {control}, which the parts {', '.join(parts)} do not use: leave it "
             "out, or measure it with --suite hints."
         )
-    if control is not None and not control.exists():
-        raise ArgumentError(f"--control {control}: there is no such folder or file.")
+    if control is not None and not locate_control_network(control).exists():
+        raise ArgumentError(
+            f"--control {control}: there is no such folder or file. "
+            f"Those of t2i: {suggest_choice(control, EMBEDDED_CONTROLS)}"
+        )
 
 
 def _measure_suite(options: EvaluationOptions) -> dict[str, Any]:
@@ -253,7 +257,7 @@ def _prepare_evaluation(
         "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
     }
     if options.control is not None:
-        identity["control"] = compute_model_digest(options.control)
+        identity["control"] = compute_model_digest(locate_control_network(options.control))
     request = Request(prompt="").with_defaults(read_model_defaults(options.model_path))
     pipe = load_pipeline(options.model_path, request.sampler)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'

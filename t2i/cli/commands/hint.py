@@ -1,7 +1,7 @@
-"""`t2i hint`: edges, lines or colour blocks of a picture, for --control."""
+"""`t2i hint`: edges, lines, colour blocks or segments of a picture, for --control."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,6 +10,9 @@ from t2i.cli.output_files.weights_output import OverwriteOption, output_path_con
 from t2i.errors import ArgumentError, OutputError
 from t2i.terminal import print_result_line
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 EPILOG = """Examples:
 
 `t2i hint canny cat.jpg --out edges.png`
@@ -17,14 +20,21 @@ EPILOG = """Examples:
 `t2i hint soft-edge cat.jpg --resolution 1024`
 
 `t2i generate "a cat made of glass" --model MODEL --control NETWORK:edges.png`
+
+`t2i hint segments cat-and-tree.png --out layout.png`
+
+`t2i generate "a red cat and a tree" --control segments:layout.png`
 """
-HintKind = Literal["canny", "soft-edge", "lines", "colours"]
+HintKind = Literal["canny", "soft-edge", "lines", "colours", "segments"]
 
 
 def hint(
     kind: Annotated[
         HintKind,
-        typer.Argument(help="Thin edges, edges in grades, strokes of a drawing, or colour blocks."),
+        typer.Argument(
+            help="Thin edges, edges in grades, strokes of a drawing, colour blocks, or the objects "
+            "of the embedded model's pictures."
+        ),
     ],
     picture: Annotated[Path, typer.Argument(metavar="PHOTO", help="A PNG, JPEG or WebP.")],
     out: Annotated[
@@ -63,16 +73,15 @@ def hint(
     """Make the hint KIND of PHOTO, the picture that a control reads, and print its path.
 
     Edges and lines are white on black. Give the result to `t2i generate --control NETWORK:HINT`,
-    with a network that was trained on such pictures.
+    with a network that was trained on such pictures; for segments it comes with the package.
     """
-    from t2i.controls.hints import make_hint
     from t2i.pictures import save_picture
 
     out = Path(f"{picture.stem}-{kind}.png") if out is None else out
     check_hint_path(out, overwrite)
     given = {"low": low, "high": high, "blur": blur, "width": width, "blocks": blocks}
     settings = {name: value for name, value in given.items() if value is not None}
-    made = make_hint(kind, picture, resolution=resolution, **settings)
+    made = _make_hint(kind, picture, resolution, settings)
     is_empty = made.getbbox() is None
     with output_path_context(out, overwrite) as new:
         save_picture(made, new)
@@ -84,6 +93,31 @@ def hint(
     if is_empty:
         print_remark("Nothing was found in the picture: the hint is black all over.")
     print_result_line(out)
+
+
+def _make_hint(
+    kind: HintKind, picture: Path, resolution: int | None, settings: dict[str, float]
+) -> "Image":
+    from t2i.controls.hints import make_hint, read_downscaled_pixels
+
+    if kind != "segments":
+        return make_hint(kind, picture, resolution=resolution, **settings)
+    if settings:
+        raise ArgumentError(
+            f"Got --{next(iter(settings))} for the hint segments, which has no settings: leave it "
+            "out."
+        )
+    from PIL.Image import fromarray
+
+    from t2i.denoiser.loading.model_location import locate_model
+    from t2i.evaluate.promptable_objects import find_promptable_objects
+    from t2i.scenes.recognised_segments import segment_recognised_objects
+    from t2i.scenes.recogniser import Recogniser
+
+    recogniser = Recogniser.load()
+    names = find_promptable_objects(locate_model("embedded"), recogniser).objects
+    pixels_HWC = read_downscaled_pixels(picture, resolution)
+    return fromarray(segment_recognised_objects(recogniser, pixels_HWC, names))
 
 
 def check_hint_path(out: Path, overwrite: bool) -> None:

@@ -207,7 +207,7 @@ def generate_and_probe(
     keep_steps: bool = False,
 ) -> InspectedImage:
     """Generate the image of a request under heat-map probes of the words, in the UNet and in each
-    of its ControlNets.
+    of its ControlNets that has cross-attention.
 
     words : see `_find_words_to_read`
     keep_steps : whether to keep the heat maps of each step, too
@@ -218,7 +218,7 @@ def generate_and_probe(
 
     read, absent = _find_words_to_read(pipe, request, words)
     controls = build_controls(pipe, request)
-    numbers = [number for number, one in enumerate(controls) if not one.is_adapter]
+    numbers = [number for number, one in enumerate(controls) if one.has_cross_attention]
     negative_words = list_negative_words(request)
     with ExitStack() as stack:
         attn = stack.enter_context(attend(pipe))

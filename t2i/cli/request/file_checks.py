@@ -12,8 +12,12 @@ from typing import Any
 from t2i.cli.request.digests import compute_file_sha256, compute_model_digest
 from t2i.cli.request.input_files import EMBEDDING_SUFFIX, InputFile, InputFileWithScale
 from t2i.cli.request.request import Request
-from t2i.denoiser.loading.model_location import locate_model
-from t2i.errors import ArgumentError, DataError, ModelError, T2IError
+from t2i.denoiser.loading.model_location import (
+    EMBEDDED_CONTROLS,
+    locate_control_network,
+    locate_model,
+)
+from t2i.errors import ArgumentError, DataError, ModelError, T2IError, suggest_choice
 from t2i.pictures import read_picture_size
 from t2i.safe_reading.files import advise_on_missing_file
 from t2i.terminal import escape_controls
@@ -151,7 +155,7 @@ def find_usable_file_path(field_name: str, file: InputFile) -> Path:
     """
     kind = REQUEST_FILE_FIELDS[field_name]
     try:
-        path = _locate(file)
+        path = _locate(field_name, file)
         if field_name == "ip_adapter" and path.is_dir():
             path = _find_adapter_weights(path)
         if field_name == "loras" and is_peft_folder(path):
@@ -160,8 +164,10 @@ def find_usable_file_path(field_name: str, file: InputFile) -> Path:
             return path
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
-        where = str(_locate(file)) if getattr(file, "in_model", None) else file.path
+        where = str(_locate(field_name, file)) if getattr(file, "in_model", None) else file.path
         advice = advise_on_missing_file(where)
+        if field_name == "control_model":
+            advice += f" Those of t2i: {suggest_choice(file.path, EMBEDDED_CONTROLS)}"
         raise kind.missing_error_type(f"No such {kind.label}: {where}. {advice}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
         raise kind.missing_error_type(f"Cannot read {file.path}: {error}.") from error
@@ -180,8 +186,10 @@ def find_usable_file_path(field_name: str, file: InputFile) -> Path:
     return path
 
 
-def _locate(file: InputFile) -> Path:
+def _locate(field_name: str, file: InputFile) -> Path:
     """Return the path of an input file. Raises ModelError for one of a model that is not here."""
+    if field_name == "control_model":
+        return locate_control_network(file.path)
     if isinstance(file, InputFileWithScale) and file.in_model is not None:
         return locate_model(file.in_model) / file.path
     return Path(expanduser(file.path))

@@ -1,4 +1,5 @@
-"""Locating a model: a path, the name of an embedded model, or an id of the Hugging Face hub.
+"""Locating a model: a path, the name of an embedded model, or an id of the Hugging Face hub; and
+the network of a control.
 
 Nothing here imports torch: `t2i models` and `t2i show` use it too.
 """
@@ -69,6 +70,16 @@ def locate_model(name_or_path: str | os.PathLike[str], variant: str | None = Non
         raise ModelError(f"{unknown} {error}") from error
 
 
+def locate_control_network(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the folder or file of a control's network: of a name in EMBEDDED_CONTROLS, or the path
+    itself, which need not exist.
+
+    A name is a string: Path("./segments") is the folder, though it does not keep its "./".
+    """
+    path = Path(expanduser(name_or_path))
+    return EMBEDDED_CONTROLS.get(name_or_path, path) if isinstance(name_or_path, str) else path
+
+
 def list_sibling_models(folder: Path) -> list[str]:
     """Return the paths of the model folders that lie beside a missing one, to suggest in an error
     message.
@@ -80,3 +91,5 @@ def list_sibling_models(folder: Path) -> list[str]:
 
 EMBEDDED_MODELS: dict[str, Path] = {"embedded": ASSETS / "embedded"}
 """Models that come with the package."""
+EMBEDDED_CONTROLS: dict[str, Path] = {"segments": ASSETS / "controls" / "segments"}
+"""Control networks for the model "embedded" that come with the package."""

@@ -60,7 +60,7 @@ class HintsPart:
         if context.control_network is None:
             raise ArgumentError(
                 "The part hints measures a control, and none is named: give its network, "
-                "--control FOLDER, as `t2i train configs/train/embedded-controlnet.toml` makes it."
+                "--control segments, or a folder as `t2i train` writes it."
             )
         control = self._build_control([Image.new("RGB", (8, 8))], HintCondition("", "hint"))
         pipe = context.pipe

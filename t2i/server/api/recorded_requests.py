@@ -13,6 +13,7 @@ from t2i.cli.request.input_files import InputFile
 from t2i.cli.request.prompt_edits import EditedPrompts
 from t2i.cli.request.prompt_loras import remove_network_tags
 from t2i.cli.request.request import Request
+from t2i.denoiser.loading.model_location import locate_control_network
 from t2i.denoiser.presets import EXACT
 from t2i.server.catalogue import Catalogue
 from t2i.server.jobs.job import JobKind
@@ -177,7 +178,8 @@ def _find_listed(
 
 def _compute_digest(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder with a network, as metadata records it."""
-    return get_cached_model_digest(path) if path.is_dir() else compute_file_sha256(path)
+    place = locate_control_network(str(path))  # one of the package has its name as path
+    return get_cached_model_digest(place) if place.is_dir() else compute_file_sha256(place)
 
 
 def _find_listed_controls(
