@@ -211,8 +211,8 @@ def insert_presets(notes: str | bytes | None, presets: Mapping[str, Preset]) -> 
 
 
 def remove_presets(notes: bytes) -> bytes | None:
-    """Return the text of a t2i.json as it was before `insert_presets`, provided that it was written
-    as t2i writes it; None where nothing else is in it.
+    """Return the text of a t2i.json without its presets, as t2i writes it, however it was indented;
+    None where nothing else is in it.
     """
     content = {key: value for key, value in parse_json(notes).items() if key != PRESETS_KEY}
     return _format_notes(content).encode() if content else None

@@ -70,6 +70,21 @@ def test_lines_of_a_prompts_file_have_caches_of_their_own(generate: Cli) -> None
     assert same("cut.png", "all/line.png")
 
 
+def test_lines_of_edits_and_heat_maps_have_a_cache(generate: Cli, cli: Cli, model: Path) -> None:
+    lines = [
+        {"prompt": "a red dog", "source": PROMPT, "seed": 7, "name": "edited"},
+        {"prompt": PROMPT, "task": "inspect", "seed": 7, "name": "own", "cache": "deep:every=3"},
+    ]
+    Path("prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = generate("--prompts", "prompts.jsonl", "--cache", DEEP, "--out", "all")
+    assert done.code == 0, done.err
+    assert request("all/edited.png")["cache"] == [DEEP]
+    assert request("all/own.png")["cache"] == ["deep:every=3"]
+    options = ("--model", model, "--steps", "4", "--seed", "7", "--cache", DEEP)
+    cli("edit", PROMPT, "a red dog", *options, "--out", "e.png")
+    assert same(str(max(Path().glob("e-*.png"))), "all/edited.png")
+
+
 def test_another_cache_is_another_bulk_run(generate: Cli) -> None:
     Path("prompts.txt").write_text(PROMPT)
     generate("--prompts", "prompts.txt", "--cache", DEEP, "--out", "all")

@@ -117,6 +117,10 @@ def test_what_is_named_wins_and_mixing_with_a_distilled_lora_is_said(draw: Cli) 
     assert settings("seven.png") == [3, 7.0, "lcm"]
     message = done.err.replace("\n", " ")
     assert "distilled for guidance 1, in place of which the picture has guidance 7" in message
+    done = draw(PROMPT, "--fast", "--sampler", "LCM", "--out", "capitals.png")
+    assert "Warning" not in done.err
+    done = draw("--from", "two.png", "--sampler", "k_lcm", "--out", "other-name.png")
+    assert "Warning" not in done.err
     again = draw("--from", "two.png", "--guidance", "7", "--out", "again.png")
     assert "distilled for guidance 1" in again.err.replace("\n", " ")
     done = draw(PROMPT, "--preset", "cut", "--cache", "none", "--guidance", "2", "--out", "c.png")
@@ -268,9 +272,11 @@ def test_a_preset_with_an_unknown_cache_or_guidance_is_named(cli: Cli, folder: P
 def test_presets_and_their_loras_do_not_change_the_digest_of_a_model(
     built_model: Path, tmp_path: Path
 ) -> None:
-    for notes in ({"defaults": DEFAULTS, "made": "here"}, None):
-        folder = Path(shutil.copytree(built_model, tmp_path / f"{bool(notes)}"))
-        text = None if notes is None else json.dumps(notes, indent=1) + "\n"
+    written = json.dumps({"defaults": DEFAULTS, "made": "here"})
+    for number, text in enumerate(
+        (json.dumps(json.loads(written), indent=1) + "\n", written, None)
+    ):
+        folder = Path(shutil.copytree(built_model, tmp_path / f"{number}"))
         if text is not None:
             (folder / "t2i.json").write_text(text)
         before = compute_model_digest(folder)

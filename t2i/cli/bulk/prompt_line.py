@@ -98,7 +98,13 @@ class PromptLine:
         request = replace(self.overrides.apply_to(options), prompt=self.prompt)
         if self.recording is not None:
             return replace(
-                request, upscale=None, image=None, mask=None, inversion=None, references=()
+                request,
+                upscale=None,
+                image=None,
+                mask=None,
+                inversion=None,
+                references=(),
+                cache=(),
             )
         if self.reading is not None:
             self.reading.check_image_given_and_no_upscale(request.image, request.upscale)

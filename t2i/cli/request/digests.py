@@ -14,7 +14,7 @@ def compute_model_digest(model: Path) -> str:
     """Return the SHA-256 over the names and bytes of a model's weights and configs, in hex.
 
     Its presence.json does not count, nor do its presets and their LoRAs: no image depends on them
-    but those of a request that names them.
+    but those of a request that names them. Of its t2i.json the content counts, not the layout.
 
     model : a folder, or one file
     """
@@ -37,15 +37,13 @@ def compute_model_digest(model: Path) -> str:
 
 
 def _read_notes_and_lora_paths(model: Path) -> tuple[bytes | None, set[Path]]:
-    """Return the t2i.json of a model that has presets, else None, and the files of their LoRAs."""
+    """Return the t2i.json of a model, None without one, and the files of its presets' LoRAs."""
     path = model / MODEL_NOTES_FILE
     if not path.is_file():
         return None, set()
     notes = read_bytes(path, MODEL_CONFIG_KIND)
-    presets = parse_presets(notes, path)
-    if not presets:
-        return None, set()
-    return notes, {model / lora.path for one in presets.values() for lora in one.loras}
+    presets = parse_presets(notes, path).values()
+    return notes, {model / lora.path for one in presets for lora in one.loras}
 
 
 def compute_file_sha256(path: Path) -> str:

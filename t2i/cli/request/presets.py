@@ -18,6 +18,7 @@ from t2i.denoiser.presets import (
     read_model_presets,
     read_presets_file,
 )
+from t2i.denoiser.sampler_name import normalize_sampler_name
 from t2i.errors import ArgumentError, ModelError, T2IError
 
 SETTINGS = {
@@ -71,7 +72,7 @@ def fill_from_model_presets(
         named = getattr(others, field) if named is None else named
         if named is None:
             filled[field] = value
-        elif value is not None and value != named:
+        elif value is not None and _normalize(value) != _normalize(named):
             replaced.append(_format_setting(option, value))
     if overrides.cache is None and others.cache is None:
         filled["cache"] = chosen.cache or None
@@ -115,7 +116,7 @@ def note_replaced_settings(recorded: Request, request: Request) -> Request:
     replaced = [
         _format_setting(option, getattr(recorded, field))
         for field, (_, option) in SETTINGS.items()
-        if getattr(recorded, field) != getattr(request, field)
+        if _normalize(getattr(recorded, field)) != _normalize(getattr(request, field))
     ]
     return replace(request, preset=replace(preset, replaced=(*preset.replaced, *replaced)))
 
@@ -154,6 +155,11 @@ def find_preset_warnings(request: Request, weights: str) -> list[str]:
             "--sampler out, or the preset."
         )
     return found
+
+
+def _normalize(value: str | float | None) -> str | float | None:
+    """Return a setting as it is compared: two texts may name one sampler, as "LCM" and "lcm"."""
+    return normalize_sampler_name(value) if isinstance(value, str) else value
 
 
 def _format_setting(option: str, value: str | float | None) -> str:

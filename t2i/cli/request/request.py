@@ -131,7 +131,8 @@ class Request:
             _check_regions(self)
         is_edited = self.edited is not None or self.inversion is not None
         check_references(self.references, is_edited=is_edited)
-        check_cache_options(self.cache, of_photo=self.inversion is not None)
+        of_photo = self.inversion is not None and self.image is not None
+        check_cache_options(self.cache, of_photo=of_photo)
         if self.guidance_method is not None:
             # Here, for it imports torch, which most requests need much later.
             from t2i.conditioning.guidance_registry import parse_guidance
