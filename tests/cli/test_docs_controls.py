@@ -25,7 +25,7 @@ def test_the_commands_of_the_page_run(cli: Cli, model: Path) -> None:
     for number, name in enumerate(("edges", "rooms")):
         hint(number).save(f"{name}.png")
     Image.new("L", (32, 32), "white").save("left.png")
-    for name in ("cat.jpg", "cat.png", "drawing.png", "photo.png"):
+    for name in ("cat.jpg", "first.png", "drawing.png", "photo.png"):
         hint(0).convert("RGB").save(name)
     shutil.copy(REPO / "docs" / "images" / "layout.png", ".")
     commands = [c for block in blocks("console", page="docs/controls.md") for c in block.commands()]
