@@ -1,9 +1,12 @@
-"""The main figures of an evaluation, one on a line; all of them are on its page."""
+"""What measurements print: an evaluation's main figures, and what candidates for presets cost."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from t2i.terminal import print_result_line
+from t2i.terminal import print_result_line, print_rich
+
+if TYPE_CHECKING:
+    from t2i.evaluate.tuning.choice import CandidateCost
 
 HEADLINES = (
     ("generation", "one object"),
@@ -65,3 +68,41 @@ def format_headline_figures(document: Mapping[str, Any]) -> Iterator[str]:
             ]
             printed = ", ".join(figures[:MAX_PRINTED_CELLS])
             yield f"{TABLE_TITLES.get(name, name)}, {label}: {printed}"
+
+
+def print_candidate_costs(costs: "Sequence[CandidateCost]") -> None:
+    """Print the table of what each candidate costs."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from t2i.evaluate.report.number_format import format_number_omitting_unit
+    from t2i.evaluate.tuning.choice import JUDGED_CRITERIA, SAID
+
+    def show(figure: Any, end: float | None = None, unit: str = "points") -> str:
+        value = format_number_omitting_unit(figure.value, unit)
+        return value if end is None else f"{value} ({format_number_omitting_unit(end, unit)})"
+
+    judged = {kind: head for kind, head in JUDGED_CRITERIA.items() if kind in costs[0].differences}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for head in ("time", "passes", *judged.values(), "distance"):
+        table.add_column(Text(head), justify="right")
+    for cost in costs:
+        cells = [show(cost.time, cost.time.high, "s"), f"{cost.rows:.2f}"]
+        for kind in judged:
+            found = cost.differences.get(kind)
+            end = None if found is None or kind != SAID else found.low
+            cells.append("-" if found is None else show(found, end))
+        table.add_row(Text(cost.candidate.name), *map(Text, cells), f"{cost.distance.value:.3f}")
+    text = "What each costs: shares of exact's time and passes, points less than it"
+    print_rich(Text(f"{text} (with the worse end of the interval)" if judged else text))
+    print_rich(table)
+
+
+def build_candidate_figures(cost: "CandidateCost") -> dict[str, object]:
+    """Return the figures of a candidate as JSON data, with the ends of their intervals."""
+    figures = {"time": cost.time, "distance": cost.distance, **cost.differences}
+    return {
+        name: {"value": one.value, "low": one.low, "high": one.high}
+        for name, one in figures.items()
+    }

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from t2i.cli.evaluation_summary import build_candidate_figures, print_candidate_costs
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.errors import ArgumentError, DataError
-from t2i.terminal import plural, print_result_line, print_rich
+from t2i.terminal import plural, print_result_line
 
 if TYPE_CHECKING:
     from t2i.denoiser.presets import Preset, PresetLora
@@ -104,11 +105,12 @@ def tune(
     if place.suffix != ".json":
         raise ArgumentError(f"Got --output {place}: expected the name of a file, as presets.json.")
     _check_output(place, model)
+    name = Path(model).name.removesuffix(".safetensors")
     options = TuningOptions(
         model=model,
         path=path,
         output=place,
-        records=records or Path("outputs") / f"tune-{Path(model).stem or path.resolve().name}",
+        records=records or Path("outputs") / f"tune-{name or path.resolve().name}",
         captions=captions,
         lora=None if lora is None else _parse_lora(lora, place.parent),
         judges=suite == "scenes" or (suite == "auto" and _is_trained_on_scenes(path)),
@@ -121,13 +123,14 @@ def tune(
             n: one.model_dump(mode="json", exclude_defaults=True) for n, one in presets.items()
         }
         table = [
-            {"name": cost.candidate.name, "rows": cost.rows, **_figures(cost)} for cost in costs
+            {"name": cost.candidate.name, "rows": cost.rows, **build_candidate_figures(cost)}
+            for cost in costs
         ]
         print_json(
             {"presets": shown, "costs": table, "output": str(place), "judged": options.judges}
         )
         return
-    _print_costs(costs)
+    print_candidate_costs(costs)
     if not options.judges:
         print_remark(
             "Nothing judges what this model draws: presets are chosen by the distance of their "
@@ -316,41 +319,3 @@ def _write(options: TuningOptions, presets: "dict[str, Preset]") -> None:
         return
     text = insert_presets(notes, {**others, **presets})
     write_atomically(place, lambda part: part.write_text(text, "utf-8"))
-
-
-def _print_costs(costs: "Sequence[CandidateCost]") -> None:
-    """Print the table of what each candidate costs."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from t2i.evaluate.report.number_format import format_number_omitting_unit
-    from t2i.evaluate.tuning.choice import JUDGED_CRITERIA, SAID
-
-    def show(figure: Any, end: float | None = None, unit: str = "points") -> str:
-        value = format_number_omitting_unit(figure.value, unit)
-        return value if end is None else f"{value} ({format_number_omitting_unit(end, unit)})"
-
-    judged = {kind: head for kind, head in JUDGED_CRITERIA.items() if kind in costs[0].differences}
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for head in ("time", "passes", *judged.values(), "distance"):
-        table.add_column(Text(head), justify="right")
-    for cost in costs:
-        cells = [show(cost.time, cost.time.high, "s"), f"{cost.rows:.2f}"]
-        for kind in judged:
-            found = cost.differences.get(kind)
-            end = None if found is None or kind != SAID else found.low
-            cells.append("-" if found is None else show(found, end))
-        table.add_row(Text(cost.candidate.name), *map(Text, cells), f"{cost.distance.value:.3f}")
-    text = "What each costs: shares of exact's time and passes, points less than it"
-    print_rich(Text(f"{text} (with the worse end of the interval)" if judged else text))
-    print_rich(table)
-
-
-def _figures(cost: "CandidateCost") -> dict[str, object]:
-    """Return the figures of a candidate as JSON data, with the ends of their intervals."""
-    figures = {"time": cost.time, "distance": cost.distance, **cost.differences}
-    return {
-        name: {"value": one.value, "low": one.low, "high": one.high}
-        for name, one in figures.items()
-    }
