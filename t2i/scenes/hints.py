@@ -153,7 +153,7 @@ def smooth_mask(mask_HW: Mask) -> Mask:
     thick brush paints it.
     """
     blur = ImageFilter.GaussianBlur(max(mask_HW.shape) * BLUR_SHARE)
-    soft_HW = np.asarray(Image.fromarray(mask_HW).convert("L").filter(blur))
+    soft_HW = np.asarray(Image.fromarray(mask_HW.astype(np.uint8) * 255).filter(blur))
     smooth_HW: Mask = (soft_HW > 255 * SMOOTH_LEVEL) & fill_box(mask_HW)
     return smooth_HW
 

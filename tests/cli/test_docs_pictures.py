@@ -10,6 +10,7 @@ LARGEST = 60_000
 INPUTS = {
     "page.webp",
     "right.png",
+    "layout.png",
     "photo.png",
     "edits.webp",
     "benchmark.webp",
@@ -17,9 +18,8 @@ INPUTS = {
     "mushrooms.webp",
 }
 INPUTS |= {f"way-of-a-{what}.svg" for what in ("prompt", "probe", "training-picture")}
-"""A screenshot of the page; painted by hand, the mask; a composed scene, the photo; what the Python
-on docs/edits.md makes;
-rows of an evaluation's;
+"""A screenshot of the page; painted by hand, the mask and the layout; a composed scene, the photo;
+what the Python on docs/edits.md makes; rows of an evaluation's;
 what benchmarks/learning.py draws, docs/tour.py, and docs/diagrams.py."""
 
 
@@ -59,6 +59,8 @@ def test_each_picture_tells_of_its_command(repo: Path) -> None:
             "--size": str(request.width),
             "--upscale": request.upscale and f"{request.upscale.factor:g}",
             "--mask": request.mask and request.mask.path,
+            "--control": request.controls
+            and f"{request.controls[0].model.path}:{request.controls[0].picture.path}",
             "--reference": request.references
             and request.references[0].option_value.removesuffix(",steps=0-1"),
         }

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -173,8 +174,8 @@ def test_edits_stream(client: openai.OpenAI, apple: Image.Image) -> None:
 # models, refusals
 
 
-def test_models_are_listed(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["embedded"]
+def test_models_are_listed(client: openai.OpenAI, preset_folder: Path) -> None:
+    assert {model.id for model in client.models.list()} == {"embedded", str(preset_folder)}
     assert client.models.retrieve("embedded").owned_by == "t2i"
     with pytest.raises(openai.NotFoundError, match="Unknown model 'gpt-image-1'"):
         client.models.retrieve("gpt-image-1")

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -198,9 +199,11 @@ def test_skip_goes_on_with_the_next_picture(api: webuiapi.WebUIApi) -> None:
 # what clients ask for at the start
 
 
-def test_lists_have_the_layout_that_clients_read(api: webuiapi.WebUIApi) -> None:
+def test_lists_have_the_layout_that_clients_read(
+    api: webuiapi.WebUIApi, preset_folder: Path
+) -> None:
     assert not api.has_controlnet
-    assert api.util_get_model_names() == ["embedded"]
+    assert set(api.util_get_model_names()) == {"embedded", str(preset_folder)}
     assert {"Euler a", "DPM++ 2M", "DDIM"} <= set(api.util_get_sampler_names())
     assert api.util_get_scheduler_names() == sorted(
         ["automatic", "exponential", "karras", "normal", "uniform"]
