@@ -1,4 +1,4 @@
-"""What measurements print: an evaluation's main figures, and what candidates for presets cost."""
+"""Printed summaries of measurements: main figures of an evaluation, costs of preset candidates."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
