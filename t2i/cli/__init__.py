@@ -14,7 +14,7 @@ import typer
 
 from t2i import __version__
 from t2i.cli.commands.convert import convert
-from t2i.cli.commands.data import data
+from t2i.cli.commands.data.data import data
 from t2i.cli.commands.edit import EPILOG as EDIT_EPILOG
 from t2i.cli.commands.edit import edit
 from t2i.cli.commands.ema import write_post_hoc_ema
@@ -34,13 +34,13 @@ from t2i.cli.commands.show_metadata import show_metadata
 from t2i.cli.commands.train import train
 from t2i.cli.commands.tune import EPILOG as TUNE_EPILOG
 from t2i.cli.commands.tune import tune
-from t2i.cli.option_errors import describe_option_error
+from t2i.cli.option_parsing.option_errors import describe_option_error
+from t2i.cli.option_parsing.path_arguments import NonEmptyPathCommandGroup
+from t2i.cli.option_parsing.unquoted_prompt import suggest_quotes
 from t2i.cli.output import asks_for_json, print_error
-from t2i.cli.path_arguments import NonEmptyPathCommandGroup
 from t2i.cli.startup.deferred_imports import deferring_imports
 from t2i.cli.startup.gc_control import delaying_gc, freeze_gc
 from t2i.cli.startup.loading_notice import announcing_slow_imports
-from t2i.cli.unquoted_prompt import suggest_quotes
 from t2i.errors import OutputError, T2IError
 from t2i.server.command import EPILOG as SERVES
 from t2i.server.command import serve

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
+from t2i.denoiser.presets import FAST
 from t2i.errors import ArgumentError
-
-FAST = "fast"
-"""Preset that `--fast` stands for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

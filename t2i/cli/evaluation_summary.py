@@ -94,7 +94,7 @@ def print_candidate_costs(costs: "Sequence[CandidateCost]") -> None:
             end = None if found is None or kind != SAID else found.low
             cells.append("-" if found is None else show(found, end))
         table.add_row(Text(cost.candidate.name), *map(Text, cells), f"{cost.distance.value:.3f}")
-    text = "What each costs: shares of exact's time and passes, points less than it"
+    text = "What each costs: time and passes as shares of exact's, points gained or lost against it"
     print_rich(Text(f"{text} (with the worse end of the interval)" if judged else text))
     print_rich(table)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from t2i.cli.option_values import quote_part, split_outside_quotes, unquote_part
+from t2i.cli.option_parsing.option_values import quote_part, split_outside_quotes, unquote_part
 from t2i.errors import ArgumentError
 
 if TYPE_CHECKING:

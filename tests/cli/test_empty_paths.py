@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from t2i.cli import app
-from t2i.cli.path_arguments import iter_path_params
+from t2i.cli.option_parsing.path_arguments import iter_path_params
 from tests.cli.command import Cli
 
 

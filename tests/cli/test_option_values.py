@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from t2i.cli.inspected_words import Retry, format_words, parse_retry, split_words
-from t2i.cli.option_values import format_number, quote_part
+from t2i.cli.option_parsing.option_values import format_number, quote_part
 from t2i.cli.request.control_files import ControlFilesAndSettings, parse_control, parse_controls
 from t2i.cli.request.edit_options import (
     RegionBoxOption,

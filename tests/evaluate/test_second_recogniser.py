@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2i.cli.data_pairs import DEFAULT_SEED
+from t2i.cli.commands.data.data_pairs import DEFAULT_SEED
 from t2i.errors import ArgumentError, ModelError
 from t2i.evaluate.preferences.second_recogniser import load_pair_judge
 from t2i.evaluate.recogniser_card import SEED as CARD_SEED

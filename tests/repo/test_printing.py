@@ -14,7 +14,7 @@ ALLOWED = {
     "t2i.cli.output": {"secho"},
     # typer's help, in which nothing is others'.
     "t2i.cli": {"echo"},
-    "t2i.cli.commands.data": {"echo"},
+    "t2i.cli.commands.data.data": {"echo"},
     "t2i.cli.commands.lora": {"echo"},
     # Bars; and a line beside one, made visible there.
     "train.reporting.training_logger": {"Console", "print"},

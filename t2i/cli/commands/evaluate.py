@@ -232,10 +232,9 @@ def _prepare_evaluation(
 ) -> "tuple[ResultFolder, EvaluationContext, dict[str, Any]]":
     """Return the result folder, the loaded model, and the head of the result."""
     from t2i import __version__
-    from t2i.cli.generation.image_generation import load_pipeline, read_pipeline_defaults
+    from t2i.cli.generation.loaded_request import load_model_with_defaults
     from t2i.cli.metadata.writing import read_library_versions
     from t2i.cli.request.digests import compute_model_digest
-    from t2i.cli.request.request import Request, read_model_defaults
     from t2i.controls.loading import load_control_network
     from t2i.environment_info import collect_environment_info
     from t2i.evaluate.promptable_objects import find_promptable_objects
@@ -258,24 +257,19 @@ def _prepare_evaluation(
     }
     if options.control is not None:
         identity["control"] = compute_model_digest(locate_control_network(options.control))
-    request = Request(prompt="").with_defaults(read_model_defaults(options.model_path))
-    pipe = load_pipeline(options.model_path, request.sampler)
-    pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
-    request = request.with_defaults(read_pipeline_defaults(pipe, request))
-    assert request.num_inference_steps is not None
-    assert request.guidance_scale is not None
+    model = load_model_with_defaults(options.model_path)
     network = None
     if options.control is not None:
-        network = load_control_network(options.control, pipe.unet).to(pipe.device)
+        network = load_control_network(options.control, model.pipe.unet).to(model.pipe.device)
     store = ResultFolder(options.out, identity)
     context = EvaluationContext(
-        pipe=pipe,
-        recogniser=judge.to(pipe.device),
-        caption_matcher=caption_matcher and caption_matcher.to(pipe.device),
+        pipe=model.pipe,
+        recogniser=judge.to(model.pipe.device),
+        caption_matcher=caption_matcher and caption_matcher.to(model.pipe.device),
         objects=known.objects,
         max_objects=known.max_at_once,
-        steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
+        steps=model.steps,
+        guidance_scale=model.guidance_scale,
         save_picture=store.save_picture,
         control_network=network,
     )
@@ -284,7 +278,7 @@ def _prepare_evaluation(
         "most_objects": context.max_objects,
         "steps": context.steps,
         "guidance_scale": context.guidance_scale,
-        "sampler": request.sampler,
+        "sampler": model.sampler,
     }
     return store, context, identity | {"asked": asked, "machine": collect_environment_info()}
 

@@ -23,7 +23,7 @@ EPILOG = """Examples:
 
 `t2i hint segments cat-and-tree.png --out layout.png`
 
-`t2i generate "a red cat and a tree" --control segments:layout.png`
+`t2i generate "a cat and a tree, teal background" --control segments:layout.png`
 """
 HintKind = Literal["canny", "soft-edge", "lines", "colours", "segments"]
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from t2i.cli.option_parsing.path_arguments import NonEmptyPathCommandGroup
 from t2i.cli.output import FormatOption, print_json, print_remark
 from t2i.cli.output_files.weights_output import (
     FamilyOption,
@@ -16,7 +17,6 @@ from t2i.cli.output_files.weights_output import (
     write_lora_in_format,
     write_model_folder,
 )
-from t2i.cli.path_arguments import NonEmptyPathCommandGroup
 from t2i.errors import ArgumentError
 from t2i.terminal import escape_controls, plural, print_result_line, print_rich
 

@@ -256,27 +256,21 @@ def _measure(options: TuningOptions) -> "tuple[list[CandidateCost], dict[str, Pr
 
 def _build_context(options: TuningOptions) -> "EvaluationContext":
     """Load the model with its own defaults, and the recogniser."""
-    from t2i.cli.generation.image_generation import load_pipeline, read_pipeline_defaults
-    from t2i.cli.request.request import Request, read_model_defaults
+    from t2i.cli.generation.loaded_request import load_model_with_defaults
     from t2i.evaluate.promptable_objects import find_promptable_objects
     from t2i.evaluate.suite_part import EvaluationContext
     from t2i.scenes.recogniser import DEFAULT_FOLDER, Recogniser
 
     judge = Recogniser.load(DEFAULT_FOLDER)
     known = find_promptable_objects(options.path, judge)
-    request = Request(prompt="").with_defaults(read_model_defaults(options.path))
-    pipe = load_pipeline(options.path, request.sampler)
-    pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
-    request = request.with_defaults(read_pipeline_defaults(pipe, request))
-    assert request.num_inference_steps is not None
-    assert request.guidance_scale is not None
+    model = load_model_with_defaults(options.path)
     return EvaluationContext(
-        pipe=pipe,
-        recogniser=judge.to(pipe.device),
+        pipe=model.pipe,
+        recogniser=judge.to(model.pipe.device),
         objects=known.objects,
         max_objects=known.max_at_once,
-        steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
+        steps=model.steps,
+        guidance_scale=model.guidance_scale,
         save_picture=lambda name, _: name,
     )
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2i.cli.generation.adapters import AttachedAdapters
@@ -36,6 +37,32 @@ class LoadedRequest:
     request: Request
     model_digest: str
     file_differences: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWithDefaults:
+    """Model that draws without progress bars, with its own sampling defaults.
+
+    sampler : class name of its scheduler, or the sampler that its t2i.json names
+    """
+
+    pipe: "TextToImagePipeline"
+    steps: int
+    guidance_scale: float
+    sampler: str | None
+
+
+def load_model_with_defaults(folder: Path) -> ModelWithDefaults:
+    """Load a model, and the steps, guidance scale and sampler with which it draws by itself."""
+    request = Request(prompt="").with_defaults(read_model_defaults(folder))
+    pipe = load_pipeline(folder, request.sampler)
+    pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
+    request = request.with_defaults(read_pipeline_defaults(pipe, request))
+    assert request.num_inference_steps is not None
+    assert request.guidance_scale is not None
+    return ModelWithDefaults(
+        pipe, request.num_inference_steps, request.guidance_scale, request.sampler
+    )
 
 
 def load_model_for_request(request: Request, prompts: Sequence[str] = ()) -> LoadedRequest:

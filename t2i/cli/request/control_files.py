@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t2i.cli.option_values import NO_FILES_VALUE, format_number, quote_part
+from t2i.cli.option_parsing.option_values import NO_FILES_VALUE, format_number, quote_part
 from t2i.cli.request.files_with_settings import (
     NamedFilesMixin,
     OptionSyntax,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from t2i.cli.option_values import (
+from t2i.cli.option_parsing.option_values import (
     format_number,
     partition_last_outside_quotes,
     quote_part,

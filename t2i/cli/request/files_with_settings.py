@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from t2i.cli.option_values import (
+from t2i.cli.option_parsing.option_values import (
     format_number,
     partition_last_outside_quotes,
     split_outside_quotes,

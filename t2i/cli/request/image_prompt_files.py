@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from t2i.cli.option_values import (
+from t2i.cli.option_parsing.option_values import (
     NO_FILES_VALUE,
     format_number,
     hide_quoted_parts,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from t2i.cli.option_values import (
+from t2i.cli.option_parsing.option_values import (
     NO_FILES_VALUE,
     SPECIAL_LETTERS,
     format_number,

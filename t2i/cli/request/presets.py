@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i.cli.applied_preset import AppliedPreset
-from t2i.cli.cache_options import check_cache_options
+from t2i.cli.option_parsing.cache_options import check_cache_options
 from t2i.cli.request.input_files import InputFileWithScale
 from t2i.cli.request.request import Request, RequestOverrides
 from t2i.denoiser.loading.model_location import locate_model

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from t2i.cli.applied_preset import AppliedPreset
-from t2i.cli.cache_options import check_cache_options
+from t2i.cli.option_parsing.cache_options import check_cache_options
 from t2i.cli.request.control_files import ControlFilesAndSettings
 from t2i.cli.request.edit_options import RegionBoxOption
 from t2i.cli.request.image_prompt_files import ImagePromptFiles

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from pipelines.upscaling import DEFAULT_UPSCALE_STRENGTH, check_upscale_factor
-from t2i.cli.option_values import format_number
+from t2i.cli.option_parsing.option_values import format_number
 from t2i.errors import ArgumentError
 from t2i.terminal import plural
 

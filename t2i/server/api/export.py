@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i.cli.inspected_words import format_words
-from t2i.cli.option_values import format_number
+from t2i.cli.option_parsing.option_values import format_number
 from t2i.cli.request.edit_options import (
     RegionBoxOption,
     format_alignment,

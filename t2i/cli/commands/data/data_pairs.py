@@ -103,10 +103,9 @@ def _prepare_generation(
     continued.
     """
     from t2i import __version__
-    from t2i.cli.generation.image_generation import load_pipeline, read_pipeline_defaults
+    from t2i.cli.generation.loaded_request import load_model_with_defaults
     from t2i.cli.metadata.writing import read_library_versions
     from t2i.cli.request.digests import compute_model_digest
-    from t2i.cli.request.request import Request, read_model_defaults
     from t2i.denoiser.families import sd
     from t2i.denoiser.loading.model_location import locate_model
     from t2i.evaluate.preferences.pair_generation import PreferencePairGenerator
@@ -124,25 +123,20 @@ def _prepare_generation(
     judging = recogniser or SECOND_RECOGNISER_FOLDER
     judge = load_pair_judge(judging)
     known = find_promptable_objects(path, judge)
-    request = Request(prompt="").with_defaults(read_model_defaults(path))
-    pipe = load_pipeline(path, request.sampler)
-    pipe.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]  # diffusers'
-    request = request.with_defaults(read_pipeline_defaults(pipe, request))
-    assert request.num_inference_steps is not None
-    assert request.guidance_scale is not None
+    loaded = load_model_with_defaults(path)
     generator = PreferencePairGenerator(
-        pipe=pipe,
-        recogniser=judge.to(pipe.device),
+        pipe=loaded.pipe,
+        recogniser=judge.to(loaded.pipe.device),
         scenes=SceneDataset(
             SceneDatasetConfig(
-                size=sd.default_height_and_width(pipe.unet, pipe.vae)[0],
+                size=sd.default_height_and_width(loaded.pipe.unet, loaded.pipe.vae)[0],
                 seed=seed,
                 vocabulary=known.objects,
                 max_objects=min(known.max_at_once, MAX_OBJECTS_IN_SCENE),
             )
         ),
-        steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
+        steps=loaded.steps,
+        guidance_scale=loaded.guidance_scale,
         per_caption=per_caption,
     )
     identity = {
@@ -154,7 +148,7 @@ def _prepare_generation(
         "sampling": {
             "steps": generator.steps,
             "guidance_scale": generator.guidance_scale,
-            "sampler": request.sampler,
+            "sampler": loaded.sampler,
         },
         "libraries": {"t2i": __version__, **read_library_versions(("torch", "diffusers"))},
     }

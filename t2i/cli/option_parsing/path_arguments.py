@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 import typer
 import typer.core
 
-from t2i.cli.option_errors import format_param_name
+from t2i.cli.option_parsing.option_errors import format_param_name
 from t2i.errors import ArgumentError
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from t2i.cli.data_pairs import generate_preference_pairs
-from t2i.cli.data_summary import print_data_summary
+from t2i.cli.commands.data.data_pairs import generate_preference_pairs
+from t2i.cli.commands.data.data_summary import print_data_summary
+from t2i.cli.option_parsing.path_arguments import NonEmptyPathCommandGroup
 from t2i.cli.output import FormatOption, print_json
-from t2i.cli.path_arguments import NonEmptyPathCommandGroup
 from t2i.errors import ArgumentError, DataError, suggest_choice
 from t2i.terminal import plural, print_result_line
 

@@ -1,0 +1,1 @@
+"""`t2i data`: data sets of training pictures, and preference pairs."""
